@@ -1,0 +1,1 @@
+"""The task: its words, its states and the moves between them."""

@@ -1,0 +1,61 @@
+"""Why something did not happen: the reason codes of the whole platform, and what each means for a retry."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a pair of task and model was excluded, a task was not assigned, or an attempt failed."""
+
+    # A pair of task and plan that cannot be.
+    CONTEXT_TOO_SMALL = "CONTEXT_TOO_SMALL"
+    TIER_NOT_ALLOWED = "TIER_NOT_ALLOWED"
+    CAPABILITY_MISSING = "CAPABILITY_MISSING"
+    BREAKER_OPEN = "BREAKER_OPEN"
+    QUOTA_EXHAUSTED = "QUOTA_EXHAUSTED"
+    QUOTA_KEPT_FOR_CRITICAL = "QUOTA_KEPT_FOR_CRITICAL"
+    DEADLINE_TOO_CLOSE = "DEADLINE_TOO_CLOSE"
+    MODEL_DISABLED = "MODEL_DISABLED"
+    FAILED_BEFORE = "FAILED_BEFORE"
+
+    # A task that was not assigned, or could not be done at all.
+    NO_ELIGIBLE_PLAN = "NO_ELIGIBLE_PLAN"
+    INSUFFICIENT_GLOBAL_CAPACITY = "INSUFFICIENT_GLOBAL_CAPACITY"
+    INSUFFICIENT_TIER_CAPACITY = "INSUFFICIENT_TIER_CAPACITY"
+    DEADLINE_PASSED = "DEADLINE_PASSED"
+    DEPENDENCY_FAILED = "DEPENDENCY_FAILED"
+    DEPENDENCY_PENDING = "DEPENDENCY_PENDING"
+
+    # An attempt that failed and may be tried again.
+    TIMEOUT = "TIMEOUT"
+    RATE_LIMITED = "RATE_LIMITED"
+    OVERLOADED = "OVERLOADED"
+    SERVER_ERROR = "SERVER_ERROR"
+    CONNECTION = "CONNECTION"
+    LEASE_EXPIRED = "LEASE_EXPIRED"
+
+    # An attempt that the same model would fail again.
+    CONTEXT_LENGTH_EXCEEDED = "CONTEXT_LENGTH_EXCEEDED"
+    INVALID_REQUEST = "INVALID_REQUEST"
+    AUTH_FAILED = "AUTH_FAILED"
+    PROVIDER_QUOTA = "PROVIDER_QUOTA"
+    REFUSED = "REFUSED"
+    CONTENT_FILTERED = "CONTENT_FILTERED"
+    TRUNCATED = "TRUNCATED"
+    LOW_QUALITY = "LOW_QUALITY"
+    ATTEMPTS_EXHAUSTED = "ATTEMPTS_EXHAUSTED"
+    CANCELLED = "CANCELLED"
+
+
+TRANSIENT: frozenset[Reason] = frozenset(
+    {
+        Reason.TIMEOUT,
+        Reason.RATE_LIMITED,
+        Reason.OVERLOADED,
+        Reason.SERVER_ERROR,
+        Reason.CONNECTION,
+        Reason.LEASE_EXPIRED,
+    }
+)
+"""Reasons after which the same model may be tried again, later. Every other reason is deterministic."""

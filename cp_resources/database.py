@@ -1,0 +1,92 @@
+"""Connections to PostgreSQL, and the database's migrations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import LiteralString
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+CONNECT_TIMEOUT_SECONDS = 10
+
+
+class DatabaseUnavailableError(RuntimeError):
+    """The database cannot be reached, or is not migrated. The text says which, and what to do."""
+
+
+class Database:
+    """A small pool of connections to one database.
+
+    Args:
+        url: `postgresql://user:password@host:port/database`.
+        max_connections: most connections held at once by this process.
+    """
+
+    def __init__(self, url: str, *, max_connections: int = 8) -> None:
+        self.url = url
+        self._pool = ConnectionPool(
+            url,
+            min_size=0,
+            max_size=max_connections,
+            timeout=CONNECT_TIMEOUT_SECONDS,
+            open=False,
+            kwargs={
+                "options": "-c search_path=cp,public -c timezone=UTC",
+                "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            },
+        )
+
+    @property
+    def address(self) -> str:
+        """Host, port and database, without user or password: safe to print."""
+        parts = urlsplit(self.url)
+        return f"{parts.hostname or 'local socket'}:{parts.port or 5432}{parts.path}"
+
+    @contextmanager
+    def transaction(self) -> Iterator[psycopg.Connection]:
+        """Give a connection inside a transaction: committed at the end, rolled back on an error.
+
+        Raises:
+            DatabaseUnavailableError: no connection could be had within the timeout.
+        """
+        self._pool.open()
+        try:
+            connection = self._pool.getconn()
+        except PoolTimeout as error:
+            raise DatabaseUnavailableError(self._unreachable()) from error
+        try:
+            with connection.transaction():
+                yield connection
+        finally:
+            self._pool.putconn(connection)
+
+    def check(self) -> None:
+        """Connect once, outside the pool, and fail at once with a clear text.
+
+        Raises:
+            DatabaseUnavailableError: the server does not answer, or refuses.
+        """
+        try:
+            psycopg.connect(self.url, connect_timeout=CONNECT_TIMEOUT_SECONDS).close()
+        except psycopg.OperationalError as error:
+            raise DatabaseUnavailableError(
+                f"{self._unreachable()} ({str(error).strip().splitlines()[-1]})"
+            ) from error
+
+    def fetch(self, query: LiteralString, parameters: object = None) -> list[tuple]:
+        """All rows of one query, in a transaction of its own."""
+        with self.transaction() as connection:
+            return connection.execute(query, parameters).fetchall()  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._pool.close()
+
+    def _unreachable(self) -> str:
+        return (
+            f"cannot reach the database at {self.address}: is the server running, and is CP_DATABASE_URL right? "
+            "Without CP_DATABASE_URL the embedded server is used"
+        )

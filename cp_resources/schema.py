@@ -1,0 +1,381 @@
+"""The tables of schema `cp`: the single description that migrations, stores and tests share.
+
+Conventions: tokens are BIGINT, money is NUMERIC US dollars, times are timestamptz, `task` columns hold the
+internal `tasks.id`. Queue rows are narrow; what only one step reads lives in `task_payloads`.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Computed,
+    Date,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+from cp_core.tasks.states import FINAL_STATES, TaskState
+
+SCHEMA = "cp"
+metadata = MetaData(
+    schema=SCHEMA,
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    },
+)
+
+
+def _one_of(column: str, values: list[str]) -> str:
+    return f"{column} IN ({', '.join(repr(str(value)) for value in sorted(values))})"
+
+
+def _timestamp(name: str, *, nullable: bool = False, default_now: bool = False) -> Column:
+    return Column(
+        name,
+        DateTime(timezone=True),
+        nullable=nullable,
+        server_default=text("now()") if default_now else None,
+    )
+
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("task_id", Text, nullable=False, unique=True),
+    Column("idempotency_key", Text, unique=True),
+    _timestamp("submitted_at", default_now=True),
+    Column(
+        "submission_day",
+        Date,
+        Computed("(timezone('UTC', submitted_at))::date", persisted=True),
+        nullable=False,
+        comment="UTC day of submission: the partition key of every asset up to the outcome",
+    ),
+    Column("state", Text, nullable=False, server_default=TaskState.QUEUED.value),
+    Column("priority", SmallInteger, nullable=False, comment="0 (P0, most urgent) to 4"),
+    Column("workspace", Text, nullable=False),
+    _timestamp("deadline", nullable=True),
+    Column("dependencies", ARRAY(Text), comment="task_ids that must have succeeded before this one runs"),
+    Column("value_score", Double, comment="effective value score, once scored"),
+    Column("assignment", BigInteger, comment="current row of assignments"),
+    Column("model", Text, comment="model of the current assignment"),
+    Column("attempts", SmallInteger, nullable=False, server_default=text("0")),
+    Column("max_attempts", SmallInteger, nullable=False, server_default=text("3")),
+    _timestamp("available_at", default_now=True),
+    Column("lease_owner", Text),
+    _timestamp("lease_expires_at", nullable=True),
+    Column("reason", Text, comment="why the task was deferred, retried or ended"),
+    _timestamp("state_changed_at", default_now=True),
+    CheckConstraint(_one_of("state", list(TaskState)), name="state"),
+    CheckConstraint("priority BETWEEN 0 AND 4", name="priority"),
+    CheckConstraint("attempts >= 0 AND max_attempts >= 1", name="attempts"),
+    CheckConstraint(
+        "(state = 'running') = (lease_owner IS NOT NULL) AND (lease_owner IS NULL) = (lease_expires_at IS NULL)",
+        name="lease",
+    ),
+    CheckConstraint("state NOT IN ('assigned', 'running') OR assignment IS NOT NULL", name="assigned"),
+    Index(
+        "ix_tasks_open",
+        "submission_day",
+        "state",
+        postgresql_where=text(_one_of("state", [s for s in TaskState if s not in FINAL_STATES])),
+    ),
+    Index(
+        "ix_tasks_claimable",
+        text("value_score DESC"),
+        "id",
+        postgresql_where=text("state = 'assigned'"),
+    ),
+    Index("ix_tasks_leases", "lease_expires_at", postgresql_where=text("state = 'running'")),
+    Index("ix_tasks_submission_day", "submission_day"),
+)
+
+task_payloads = Table(
+    "task_payloads",
+    metadata,
+    Column(
+        "task",
+        BigInteger,
+        ForeignKey("cp.tasks.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("title", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("labels", ARRAY(Text), nullable=False),
+    Column("estimated_files", Integer),
+    Column("estimated_lines", Integer),
+    Column("workspace_files", Integer, comment="number of files in the workspace, where known"),
+    Column("extra", JSONB, comment="what else the submitter sent; never read by a rule"),
+)
+
+task_scores = Table(
+    "task_scores",
+    metadata,
+    Column(
+        "task",
+        BigInteger,
+        ForeignKey("cp.tasks.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("submission_day", Date, nullable=False),
+    Column("files", Integer, nullable=False),
+    Column("lines", Integer, nullable=False),
+    Column("size_source", Text, nullable=False, comment="given, or estimated from the text"),
+    Column("complexity", Text, nullable=False),
+    Column("complexity_factor", Double, nullable=False),
+    Column("priority_points", Double, nullable=False),
+    Column("time_bonus", Double, nullable=False),
+    Column("time_bonus_reason", Text, nullable=False),
+    Column("domain", Text, nullable=False),
+    Column("domain_factor", Double, nullable=False),
+    Column("domain_source", Text, nullable=False, comment="labels, paths, workspace or default"),
+    Column("risk", Text, nullable=False),
+    Column("risk_factor", Double, nullable=False),
+    Column("score", Double, nullable=False),
+    Column("override_score", Double),
+    Column("override_reason", Text),
+    Column("override_by", Text),
+    Column(
+        "effective_score", Double, Computed("coalesce(override_score, score)", persisted=True), nullable=False
+    ),
+    Column("input_mean", Double, nullable=False, comment="expected input tokens; what a quota plan uses"),
+    Column("input_median", Double, nullable=False),
+    Column("input_low", Double, nullable=False, comment="10th percentile: lower end of the 80 % interval"),
+    Column("input_high", Double, nullable=False, comment="90th percentile: upper end of the 80 % interval"),
+    Column("output_mean", Double, nullable=False),
+    Column("output_median", Double, nullable=False),
+    Column("output_low", Double, nullable=False),
+    Column("output_high", Double, nullable=False),
+    Column("config_hash", Text, nullable=False),
+    _timestamp("scored_at", default_now=True),
+    CheckConstraint("score BETWEEN 0 AND 100", name="score"),
+    CheckConstraint("override_score BETWEEN 0 AND 100", name="override_score"),
+    CheckConstraint("(override_score IS NULL) = (override_reason IS NULL)", name="override_reason"),
+    Index("ix_task_scores_submission_day", "submission_day"),
+)
+
+assignments = Table(
+    "assignments",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column(
+        "decision_id",
+        UUID(as_uuid=True),
+        nullable=False,
+        unique=True,
+        comment="idempotency key of the decision",
+    ),
+    Column("task", BigInteger, ForeignKey("cp.tasks.id", ondelete="CASCADE"), nullable=False),
+    Column("submission_day", Date, nullable=False),
+    _timestamp("decided_at", default_now=True),
+    Column("strategy", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("reason", Text, comment="reason code when nothing was assigned"),
+    Column("model", Text, comment="model of the plan's first stage"),
+    Column("funding", Text, comment="what pays for it: subscription:NAME or budget:NAME"),
+    Column("plan", JSONB, comment="stages in order: model, funding and the amounts each reserves by account"),
+    Column("expected_cost_usd", Numeric(18, 9)),
+    Column(
+        "transfers",
+        ARRAY(UUID(as_uuid=True)),
+        nullable=False,
+        comment="pending transfers that reserve the plan",
+    ),
+    Column("explanation", JSONB, nullable=False),
+    Column("config_hash", Text, nullable=False),
+    Column("run_id", Text, comment="Dagster run that decided"),
+    CheckConstraint("outcome IN ('assigned', 'deferred', 'rejected')", name="outcome"),
+    CheckConstraint("(outcome = 'assigned') = (model IS NOT NULL)", name="model"),
+    CheckConstraint("(outcome = 'assigned') = (reason IS NULL)", name="reason"),
+    Index("ix_assignments_task", "task"),
+    Index("ix_assignments_submission_day", "submission_day"),
+)
+
+executions = Table(
+    "executions",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("task", BigInteger, ForeignKey("cp.tasks.id", ondelete="CASCADE"), nullable=False),
+    Column("assignment", BigInteger, ForeignKey("cp.assignments.id", ondelete="CASCADE"), nullable=False),
+    Column("submission_day", Date, nullable=False),
+    Column("attempt", SmallInteger, nullable=False, comment="1 for the task's first attempt"),
+    Column(
+        "stage", SmallInteger, nullable=False, server_default=text("0"), comment="stage of the plan, from 0"
+    ),
+    Column("model", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("funding", Text, nullable=False, comment="what paid for it: subscription:NAME or budget:NAME"),
+    Column("worker", Text, nullable=False, comment="lease owner that made the attempt"),
+    Column("state", Text, nullable=False, server_default="running"),
+    Column("reason", Text, comment="reason code of a failure"),
+    Column("error", Text, comment="what the provider said, scrubbed and cut"),
+    Column("http_status", SmallInteger),
+    Column("request_id", Text, comment="the provider's id of the call"),
+    Column(
+        "input_tokens",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="uncached + cached + written",
+    ),
+    Column(
+        "cached_tokens",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="read from the prompt cache",
+    ),
+    Column("cache_write_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("output_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column(
+        "cost_usd",
+        Numeric(18, 9),
+        nullable=False,
+        server_default=text("0"),
+        comment="at the registry's list price",
+    ),
+    Column(
+        "billed_usd",
+        Numeric(18, 9),
+        nullable=False,
+        server_default=text("0"),
+        comment="what went against a money budget: 0 where a subscription paid",
+    ),
+    Column("latency_ms", Double),
+    Column("quality", Double, comment="0 to 10, from evidence"),
+    Column("evidence", JSONB),
+    Column("output", Text),
+    Column("run_id", Text),
+    _timestamp("started_at", default_now=True),
+    _timestamp("finished_at", nullable=True),
+    CheckConstraint("state IN ('running', 'succeeded', 'failed', 'lost')", name="state"),
+    CheckConstraint("(state IN ('failed', 'lost')) = (reason IS NOT NULL)", name="reason"),
+    CheckConstraint("(state = 'running') = (finished_at IS NULL)", name="finished"),
+    CheckConstraint("quality BETWEEN 0 AND 10", name="quality"),
+    CheckConstraint("cached_tokens + cache_write_tokens <= input_tokens", name="tokens"),
+    Index("uq_executions_task_attempt", "task", "attempt", unique=True),
+    Index("ix_executions_submission_day", "submission_day"),
+)
+
+quota_accounts = Table(
+    "quota_accounts",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column(
+        "kind",
+        Text,
+        nullable=False,
+        comment="window or budget hold quota; source and spent are the other side",
+    ),
+    Column("unit", Text, nullable=False),
+    Column("quota_limit", Numeric(24, 9), comment="what a full window grants"),
+    Column("window", Text, comment="5-hour, daily, weekly or monthly"),
+    _timestamp("window_started_at", nullable=True),
+    _timestamp("window_ends_at", nullable=True),
+    Column("debits_pending", Numeric(24, 9), nullable=False, server_default=text("0")),
+    Column("debits_posted", Numeric(24, 9), nullable=False, server_default=text("0")),
+    Column("credits_pending", Numeric(24, 9), nullable=False, server_default=text("0")),
+    Column("credits_posted", Numeric(24, 9), nullable=False, server_default=text("0")),
+    Column("may_go_negative", Boolean, nullable=False, server_default=text("false")),
+    CheckConstraint("kind IN ('window', 'budget', 'source', 'spent')", name="kind"),
+    CheckConstraint("unit IN ('tokens', 'usd')", name="unit"),
+    CheckConstraint(
+        "may_go_negative OR credits_posted - debits_posted - debits_pending >= 0", name="not_below_zero"
+    ),
+    CheckConstraint(
+        "debits_pending >= 0 AND debits_posted >= 0 AND credits_pending >= 0 AND credits_posted >= 0",
+        name="positive",
+    ),
+)
+
+quota_transfers = Table(
+    "quota_transfers",
+    metadata,
+    Column("transfer_id", UUID(as_uuid=True), primary_key=True, comment="idempotency key"),
+    Column("sequence", BigInteger, Identity(), nullable=False, comment="order of writing"),
+    Column("phase", Text, nullable=False, comment="single, pending, post or void"),
+    Column("pending_id", UUID(as_uuid=True), ForeignKey("cp.quota_transfers.transfer_id"), unique=True),
+    Column("debit_account", Text, ForeignKey("cp.quota_accounts.account"), nullable=False),
+    Column("credit_account", Text, ForeignKey("cp.quota_accounts.account"), nullable=False),
+    Column("amount", Numeric(24, 9), nullable=False, comment="a post may be less than its pending transfer"),
+    Column("code", Text, nullable=False, comment="grant, lapse, use or overrun"),
+    Column("task", BigInteger, comment="tasks.id the transfer was made for"),
+    _timestamp("expires_at", nullable=True),
+    _timestamp("created_at", default_now=True),
+    CheckConstraint("phase IN ('single', 'pending', 'post', 'void')", name="phase"),
+    CheckConstraint("(phase IN ('post', 'void')) = (pending_id IS NOT NULL)", name="resolves"),
+    CheckConstraint("(phase = 'pending') OR (expires_at IS NULL)", name="expires"),
+    CheckConstraint("amount >= 0", name="amount"),
+    CheckConstraint("debit_account <> credit_account", name="two_sides"),
+    Index("ix_quota_transfers_expires_at", "expires_at", postgresql_where=text("phase = 'pending'")),
+    Index("ix_quota_transfers_task", "task", postgresql_where=text("task IS NOT NULL")),
+)
+
+config_versions = Table(
+    "config_versions",
+    metadata,
+    Column("config_hash", Text, primary_key=True, comment="sha-256 of the canonical JSON"),
+    Column("content", JSONB, nullable=False),
+    _timestamp("created_at", default_now=True),
+)
+
+performance_metrics = Table(
+    "performance_metrics",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("domain", Text, primary_key=True, comment="'all' for the model as a whole"),
+    Column("complexity", Text, primary_key=True, comment="'all' for the model as a whole"),
+    Column("attempts", Integer, nullable=False),
+    Column("tasks", Integer, nullable=False),
+    Column("succeeded", Integer, nullable=False),
+    Column("success_rate", Double, nullable=False),
+    Column("quality_mean", Double),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cost_usd", Numeric(18, 9), nullable=False),
+    Column(
+        "value_delivered", Double, nullable=False, comment="sum of effective scores of tasks that succeeded"
+    ),
+    Column("value_per_usd", Double),
+    Column("latency_p50_ms", Double),
+    Column("latency_p95_ms", Double),
+    Column("input_error_ratio", Double, comment="actual over estimated input tokens, of successful attempts"),
+    Column(
+        "output_error_ratio", Double, comment="actual over estimated output tokens, of successful attempts"
+    ),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    _timestamp("occurred_at", default_now=True),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, comment="what the event is about: a task_id, an account, a run"),
+    Column("payload", JSONB, nullable=False),
+    Index("ix_events_kind_occurred_at", "kind", "occurred_at"),
+)
