@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import LiteralString
+from typing import Any, LiteralString
 from urllib.parse import urlsplit
 
 import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from cp_resources.errors import UserError
+
 CONNECT_TIMEOUT_SECONDS = 10
 
 
-class DatabaseUnavailableError(RuntimeError):
+class DatabaseUnavailableError(UserError):
     """The database cannot be reached, or is not migrated. The text says which, and what to do."""
 
 
@@ -76,10 +78,12 @@ class Database:
                 f"{self._unreachable()} ({str(error).strip().splitlines()[-1]})"
             ) from error
 
-    def fetch(self, query: LiteralString, parameters: object = None) -> list[tuple]:
+    def fetch(
+        self, query: LiteralString, parameters: Sequence[Any] | Mapping[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]:
         """All rows of one query, in a transaction of its own."""
         with self.transaction() as connection:
-            return connection.execute(query, parameters).fetchall()  # type: ignore[arg-type]
+            return connection.execute(query, parameters).fetchall()
 
     def close(self) -> None:
         """Close every connection."""
@@ -87,6 +91,6 @@ class Database:
 
     def _unreachable(self) -> str:
         return (
-            f"cannot reach the database at {self.address}: is the server running, and is CP_DATABASE_URL right? "
-            "Without CP_DATABASE_URL the embedded server is used"
+            f"cannot reach the database at {self.address}: is the server running, and is CP_DATABASE_URL "
+            "right? Without CP_DATABASE_URL the embedded server is used"
         )

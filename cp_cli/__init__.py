@@ -1,0 +1,1 @@
+"""The `control-panel` command: a module a command, started from `cp_cli.main`."""
