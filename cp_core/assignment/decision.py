@@ -1,0 +1,108 @@
+"""What a strategy decides for one task, and the keys that make a decision and its reservations repeatable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+from uuid import UUID, uuid5
+
+from cp_core.tasks.reasons import Reason
+
+_DECISIONS = UUID(
+    "8f7f3c52-5b0c-5d0e-9c55-6a1f0c9f2d41"
+)  # namespace of decision ids; changing it changes them all
+
+
+class Outcome(StrEnum):
+    """What became of a task when it was looked at.
+
+    `deferred` waits for something that may change by itself; `rejected` cannot be done as things are configured.
+    """
+
+    ASSIGNED = "assigned"
+    DEFERRED = "deferred"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One model to try, what pays for it, and what it reserves by account (tokens or US dollars)."""
+
+    model: str
+    funding: str
+    amounts: Mapping[str, Decimal]
+
+    def as_json(self) -> dict[str, Any]:
+        """The stage as `assignments.plan` stores it; amounts as text, so that no digit is lost."""
+        return {
+            "model": self.model,
+            "funding": self.funding,
+            "amounts": {account: str(amount) for account, amount in self.amounts.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The decision for one task.
+
+    Attributes:
+        task: `tasks.id`.
+        task_id: the task's public id.
+        outcome: assigned, deferred or rejected.
+        reason: why it was not assigned; None when it was.
+        plan: the stages to try in order; empty unless assigned.
+        expected_cost_usd: list price of the plan's expected tokens, whoever pays; None unless assigned.
+        explanation: JSON-ready, see `cp_core.assignment.explain`.
+    """
+
+    task: int
+    task_id: str
+    outcome: Outcome
+    reason: Reason | None = None
+    plan: tuple[Stage, ...] = ()
+    expected_cost_usd: Decimal | None = None
+    explanation: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str | None:
+        """Model of the first stage."""
+        return self.plan[0].model if self.plan else None
+
+    @property
+    def funding(self) -> str | None:
+        """What pays for the first stage."""
+        return self.plan[0].funding if self.plan else None
+
+    @property
+    def amounts(self) -> dict[str, Decimal]:
+        """What the whole plan reserves, by account."""
+        total: dict[str, Decimal] = {}
+        for stage in self.plan:
+            for account, amount in stage.amounts.items():
+                total[account] = total.get(account, Decimal(0)) + amount
+        return total
+
+
+def decision_id(task_id: str, number: int, config_hash: str) -> UUID:
+    """Id of the `number`-th decision (from 0) for a task under one configuration.
+
+    The same three always give the same id, so a decision that is made again after a crash is not stored twice.
+    """
+    return uuid5(_DECISIONS, f"{task_id}\n{number}\n{config_hash}")
+
+
+def reservation_key(decision: UUID, attempt: int) -> UUID:
+    """Key under which an attempt's quota is reserved and settled.
+
+    Args:
+        decision: `assignments.decision_id`.
+        attempt: 1 for the first attempt made under this decision (the assigner reserves it), 2 for its first
+            retry (whoever retries reserves it), and so on. It is not `executions.attempt`, which goes on counting
+            when a task gets another decision.
+    """
+    if attempt < 1:
+        raise ValueError(f"attempts of a decision count from 1, got {attempt}")
+    return decision if attempt == 1 else uuid5(decision, str(attempt))
