@@ -1,0 +1,387 @@
+"""The registry of config/models.yaml: providers, models with their prices, and what pays for them.
+
+Only what is declared lives here; what an account still holds is in `cp_core.quota`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
+from difflib import get_close_matches
+from enum import StrEnum
+from functools import cached_property
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from cp_core.quota.account import AccountKind, AccountTerms, Unit
+from cp_core.quota.windows import Window
+
+Domain = Literal["infrastructure", "backend", "ml", "frontend", "testing", "documentation"]
+DOMAINS: tuple[Domain, ...] = ("infrastructure", "backend", "ml", "frontend", "testing", "documentation")
+
+MAX_CONCURRENCY = 1_000
+_RESERVED_NAMES = ("budget", "source", "spent")
+_ENVIRONMENT_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
+UsdPerMillion = Annotated[Decimal, Field(ge=0, le=100_000)]
+Quota = Annotated[Decimal, Field(gt=0, le=10**14)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Tier(StrEnum):
+    """What class a model is in, strongest first."""
+
+    PREMIUM = "premium"
+    MID_PREMIUM = "mid-premium"
+    MID_RANGE = "mid-range"
+    BUDGET = "budget"
+
+    @property
+    def rank(self) -> int:
+        """0 for premium, the strongest, to 3 for budget."""
+        return list(Tier).index(self)
+
+
+class Wire(StrEnum):
+    """Which API a provider speaks."""
+
+    OPENAI_CHAT = "openai-chat"
+    ANTHROPIC_MESSAGES = "anthropic-messages"
+
+
+class _Declared(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+
+class Provider(_Declared):
+    """Who serves models.
+
+    Attributes:
+        base_url: the address before `/chat/completions` (openai-chat) or `/v1/messages` (anthropic-messages).
+        api_key_env: name of the environment variable that holds the key.
+    """
+
+    name: Name
+    wire: Wire
+    base_url: str
+    api_key_env: str
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_safe(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise PydanticCustomError(
+                "base_url", "an address without user, password, query or fragment is needed"
+            )
+        if not parts.hostname or not (
+            parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname))
+        ):
+            raise PydanticCustomError(
+                "base_url", "an https:// address is needed (http:// only on loopback, such as 127.0.0.1)"
+            )
+        return url.rstrip("/")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        if not _ENVIRONMENT_NAME.fullmatch(name):
+            raise PydanticCustomError(
+                "secret",
+                "the NAME of an environment variable is needed (upper case letters, digits, _), never the key itself",
+            )
+        return name
+
+
+class Model(_Declared):
+    """One model of one provider. Prices are US dollars per million tokens.
+
+    Attributes:
+        api_name: what the provider calls it.
+        family: models of one maker and line, such as `claude`.
+        cached_input_usd_per_million: a token read from the prompt cache; by default as an input token.
+        cache_write_usd_per_million: a token written to the prompt cache; by default as an input token.
+        context_window: most input tokens of one call.
+        capability: prior probability, per domain, that an ordinary task of the domain comes out well.
+        max_concurrency: most calls at once.
+        enabled: a model that is not enabled is never assigned.
+    """
+
+    name: Name
+    provider: str
+    api_name: str = Field(min_length=1)
+    tier: Tier
+    family: Name
+    input_usd_per_million: UsdPerMillion
+    cached_input_usd_per_million: UsdPerMillion
+    cache_write_usd_per_million: UsdPerMillion
+    output_usd_per_million: UsdPerMillion
+    context_window: StrictInt = Field(gt=0)
+    max_output_tokens: StrictInt = Field(gt=0)
+    capability: dict[Domain, Share]
+    max_concurrency: StrictInt = Field(default=8, gt=0, le=MAX_CONCURRENCY)
+    enabled: StrictBool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _price_the_cache(cls, body: Any) -> Any:
+        if not isinstance(body, Mapping) or "input_usd_per_million" not in body:
+            return body
+        price = body["input_usd_per_million"]
+        return {"cached_input_usd_per_million": price, "cache_write_usd_per_million": price, **body}
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Model:
+        _raise_all("Model", self._contradictions())
+        return self
+
+    def _contradictions(self) -> Iterator[InitErrorDetails]:
+        if self.cached_input_usd_per_million > self.input_usd_per_million:
+            yield _problem(
+                ("cached_input_usd_per_million",),
+                self.cached_input_usd_per_million,
+                f"at most input_usd_per_million ({self.input_usd_per_million}) is allowed",
+            )
+        if self.context_window < self.max_output_tokens:
+            yield _problem(
+                ("max_output_tokens",),
+                self.max_output_tokens,
+                f"at most context_window ({self.context_window}) is allowed",
+            )
+        missing = [domain for domain in DOMAINS if domain not in self.capability]
+        if missing:
+            yield _problem(("capability",), sorted(self.capability), f"missing: {', '.join(missing)}")
+
+
+class QuotaWindow(_Declared):
+    """How many tokens a subscription grants in one window."""
+
+    window: Window
+    tokens: Quota
+
+
+class Subscription(_Declared):
+    """Models of one family paid for in advance, with what each window grants."""
+
+    name: Name
+    family: Name
+    models: tuple[str, ...] = Field(min_length=1)
+    windows: tuple[QuotaWindow, ...] = Field(min_length=1)
+
+    def account(self, window: Window) -> str:
+        """Id of the account that holds this window's quota."""
+        return f"{self.name}/{window}"
+
+
+class Budget(_Declared):
+    """Money that may be spent in each window. Without `models` it pays for every model."""
+
+    name: Name
+    window: Window
+    usd: Quota
+    models: tuple[str, ...] | None = None
+
+    @property
+    def account(self) -> str:
+        """Id of the account that holds this budget."""
+        return f"budget/{self.name}"
+
+    def pays_for(self, model: str) -> bool:
+        """Whether this budget may pay for `model`."""
+        return self.models is None or model in self.models
+
+
+class Funding(_Declared):
+    """One way to pay for a model: every account in it is charged, in `unit`."""
+
+    name: str
+    accounts: tuple[str, ...]
+    unit: Unit
+
+
+def _named(bodies: Any) -> Any:
+    """Give each body of a YAML mapping the key it stands under as its `name`."""
+    if not isinstance(bodies, Mapping):
+        return bodies
+    return {
+        key: {"name": key, **body} if isinstance(body, Mapping) else body for key, body in bodies.items()
+    }
+
+
+class ModelRegistry(_Declared):
+    """Everything models.yaml declares. Each mapping is by name.
+
+    Raises:
+        pydantic.ValidationError: with the key path of each thing that is wrong.
+    """
+
+    providers: Annotated[dict[str, Provider], BeforeValidator(_named)] = Field(min_length=1)
+    models: Annotated[dict[str, Model], BeforeValidator(_named)] = Field(min_length=1)
+    subscriptions: Annotated[dict[str, Subscription], BeforeValidator(_named)] = Field(default_factory=dict)
+    budgets: Annotated[dict[str, Budget], BeforeValidator(_named)] = Field(default_factory=dict)
+
+    def model(self, name: str) -> Model:
+        """The model of this name.
+
+        Raises:
+            LookupError: there is none; the text names the nearest.
+        """
+        if name not in self.models:
+            raise LookupError(f"unknown model {name!r}{_nearest(name, self.models)}")
+        return self.models[name]
+
+    def provider_of(self, model: str) -> Provider:
+        """Who serves `model`."""
+        return self.providers[self.model(model).provider]
+
+    def fundings(self, model: str) -> tuple[Funding, ...]:
+        """What may pay for `model`, subscriptions before budgets, each in the file's order."""
+        return self._fundings[self.model(model).name]
+
+    def accounts(self) -> tuple[AccountTerms, ...]:
+        """Every quota account that is declared."""
+        windows = (
+            AccountTerms(
+                subscription.account(quota.window),
+                AccountKind.WINDOW,
+                Unit.TOKENS,
+                quota.window,
+                quota.tokens,
+            )
+            for subscription in self.subscriptions.values()
+            for quota in subscription.windows
+        )
+        budgets = (
+            AccountTerms(budget.account, AccountKind.BUDGET, Unit.USD, budget.window, budget.usd)
+            for budget in self.budgets.values()
+        )
+        return (*windows, *budgets)
+
+    @cached_property
+    def _fundings(self) -> dict[str, tuple[Funding, ...]]:
+        return {model: tuple(self._payers(model)) for model in self.models}
+
+    def _payers(self, model: str) -> Iterator[Funding]:
+        for subscription in self.subscriptions.values():
+            if model in subscription.models:
+                accounts = tuple(subscription.account(quota.window) for quota in subscription.windows)
+                yield Funding(
+                    name=f"subscription:{subscription.name}", accounts=accounts, unit=Unit.TOKENS
+                )
+        for budget in self.budgets.values():
+            if budget.pays_for(model):
+                yield Funding(name=f"budget:{budget.name}", accounts=(budget.account,), unit=Unit.USD)
+
+    @model_validator(mode="after")
+    def _refers_to_what_exists(self) -> ModelRegistry:
+        _raise_all(
+            "ModelRegistry",
+            [
+                *self._misnamed(),
+                *self._dangling_providers(),
+                *self._wrong_subscriptions(),
+                *self._wrong_budgets(),
+            ],
+        )
+        return self
+
+    def _misnamed(self) -> Iterator[InitErrorDetails]:
+        for section in ("providers", "models", "subscriptions", "budgets"):
+            for key, body in getattr(self, section).items():
+                if body.name != key:
+                    yield _problem((section, key, "name"), body.name, f"the name is the key itself, {key!r}")
+
+    def _dangling_providers(self) -> Iterator[InitErrorDetails]:
+        for model in self.models.values():
+            if model.provider not in self.providers:
+                yield _unknown(
+                    ("models", model.name, "provider"), "provider", model.provider, self.providers
+                )
+
+    def _wrong_subscriptions(self) -> Iterator[InitErrorDetails]:
+        for subscription in self.subscriptions.values():
+            path = ("subscriptions", subscription.name)
+            if subscription.name in _RESERVED_NAMES:
+                yield _problem(path, subscription.name, f"not one of {', '.join(_RESERVED_NAMES)}")
+            yield from self._wrong_models((*path, "models"), subscription.models)
+            for index, name in enumerate(subscription.models):
+                if name in self.models and self.models[name].family != subscription.family:
+                    yield _problem(
+                        (*path, "models", index),
+                        name,
+                        f"a model of family {subscription.family!r} is needed, "
+                        f"this one is of family {self.models[name].family!r}",
+                    )
+            windows = [quota.window for quota in subscription.windows]
+            for index in _repeats(windows):
+                yield _problem((*path, "windows", index, "window"), str(windows[index]), "named twice")
+
+    def _wrong_budgets(self) -> Iterator[InitErrorDetails]:
+        for budget in self.budgets.values():
+            yield from self._wrong_models(("budgets", budget.name, "models"), budget.models or ())
+
+    def _wrong_models(
+        self, path: tuple[str | int, ...], names: tuple[str, ...]
+    ) -> Iterator[InitErrorDetails]:
+        for index, name in enumerate(names):
+            if name not in self.models:
+                yield _unknown((*path, index), "model", name, self.models)
+        for index in _repeats(names):
+            yield _problem((*path, index), names[index], "named twice")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _repeats(values: Iterable[object]) -> Iterator[int]:
+    """Positions of values that stood before."""
+    seen: set[object] = set()
+    for index, value in enumerate(values):
+        if value in seen:
+            yield index
+        seen.add(value)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    near = get_close_matches(name, known, n=1)
+    return f": did you mean {near[0]!r}?" if near else f": one of {', '.join(known)} is needed"
+
+
+def _unknown(path: tuple[str | int, ...], what: str, name: str, known: Iterable[str]) -> InitErrorDetails:
+    return _problem(path, name, f"unknown {what}{_nearest(name, known)}")
+
+
+def _problem(path: tuple[str | int, ...], value: object, message: str) -> InitErrorDetails:
+    # The message travels as a value of its context, so that braces in a name are not taken for a field.
+    return InitErrorDetails(
+        type=PydanticCustomError("registry", "{message}", {"message": message}), loc=path, input=value
+    )
+
+
+def _raise_all(title: str, problems: Iterable[InitErrorDetails]) -> None:
+    problems = list(problems)
+    if problems:
+        raise ValidationError.from_exception_data(title, problems)
