@@ -1,0 +1,1 @@
+"""The written policies of config/policies.yaml."""
