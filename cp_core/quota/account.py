@@ -87,13 +87,17 @@ class Account:
     @property
     def state(self) -> AccountState:
         """The state by what remains."""
-        remaining = self.remaining_share
-        if remaining > FULL_ABOVE:
-            return AccountState.FULL
-        if remaining > MEDIUM_ABOVE:
-            return AccountState.MEDIUM
-        if remaining > LOW_ABOVE:
-            return AccountState.LOW
-        if remaining > 0:
-            return AccountState.CRITICAL
-        return AccountState.EXHAUSTED
+        return state_of(self.available, self.limit)
+
+
+def state_of(available: Decimal | int, limit: Decimal | int) -> AccountState:
+    """The state of an account that has `available` left of `limit`; exact, also for whole smallest units."""
+    if available > FULL_ABOVE * limit:
+        return AccountState.FULL
+    if available > MEDIUM_ABOVE * limit:
+        return AccountState.MEDIUM
+    if available > LOW_ABOVE * limit:
+        return AccountState.LOW
+    if available > 0:
+        return AccountState.CRITICAL
+    return AccountState.EXHAUSTED
