@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class ExecutionPolicy(BaseModel):
     """Leases, concurrency, time limits, retries and the bar for quality."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     batch_size: int = Field(default=100, ge=1, le=1000, description="Most tasks of one claim or one commit.")
     concurrency: int = Field(default=64, ge=1, le=2000, description="Most calls of one worker at a time.")

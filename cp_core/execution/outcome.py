@@ -1,0 +1,97 @@
+"""What came of an attempt, and where its task goes from there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from cp_core.execution.cost import NO_USAGE, Usage
+from cp_core.execution.evidence import evidence_record, parse_evidence
+from cp_core.execution.quality import quality_score
+from cp_core.tasks.reasons import TRANSIENT, Reason
+from cp_core.tasks.states import TaskState
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptResult:
+    """One finished attempt, whatever the kind of worker that made it.
+
+    Attributes:
+        reason: why it failed; None when the work is good enough.
+        cost_usd: list price of the usage, whoever pays.
+        evidence: what is stored beside the quality; None when there was no answer to judge.
+        error: what the provider said, scrubbed.
+        retry_after: seconds the provider asked to wait.
+    """
+
+    reason: Reason | None
+    usage: Usage = NO_USAGE
+    cost_usd: Decimal = Decimal(0)
+    quality: float | None = None
+    evidence: Mapping[str, Any] | None = None
+    output: str | None = None
+    error: str | None = None
+    http_status: int | None = None
+    request_id: str | None = None
+    latency_ms: float | None = None
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an answer is worth: LOW_QUALITY below the bar, no reason at or above it."""
+
+    reason: Reason | None
+    quality: float
+    evidence: Mapping[str, Any]
+
+
+def judge(answer: str, success_quality: float) -> Verdict:
+    """Judge a finished answer by the evidence in it.
+
+    Args:
+        success_quality: the bar, 0 to 10.
+    """
+    evidence = parse_evidence(answer)
+    quality = quality_score(evidence)
+    reason = None if quality >= success_quality else Reason.LOW_QUALITY
+    return Verdict(reason, quality, evidence_record(evidence))
+
+
+@dataclass(frozen=True, slots=True)
+class NextStep:
+    """Where a running task goes: a state, why, and after how many seconds it may be claimed again."""
+
+    state: TaskState
+    reason: Reason | None
+    delay_seconds: float = 0.0
+
+
+def next_step(
+    reason: Reason | None, *, attempts: int, max_attempts: int, delay: float, deadline_in: float | None
+) -> NextStep:
+    """Where a task goes after an attempt.
+
+    Args:
+        reason: why the attempt failed, None when it succeeded.
+        attempts: attempts made so far, this one included.
+        delay: seconds before a retry.
+        deadline_in: seconds to the task's deadline; None when it has none that counts.
+    """
+    if reason is None:
+        return NextStep(TaskState.SUCCEEDED, None)
+    if attempts >= max_attempts:
+        return _given_up(reason)
+    if reason not in TRANSIENT:
+        return NextStep(TaskState.QUEUED, reason)
+    if deadline_in is not None and delay >= deadline_in:
+        return NextStep(TaskState.DEAD, Reason.DEADLINE_PASSED)
+    return NextStep(TaskState.ASSIGNED, reason, delay)
+
+
+def _given_up(reason: Reason) -> NextStep:
+    if reason is Reason.LOW_QUALITY:
+        return NextStep(TaskState.FAILED, reason)
+    return NextStep(TaskState.DEAD, Reason.ATTEMPTS_EXHAUSTED)
