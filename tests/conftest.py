@@ -1,0 +1,93 @@
+"""Fixtures every test may use: a real PostgreSQL, and a fresh migrated database a test.
+
+One embedded server serves the whole test session. Every xdist worker joins it when its first test asks for a
+database, and the last one to end stops it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from cp_resources import migrate
+from cp_resources.database import Database
+from cp_resources.embedded_postgres import EmbeddedPostgres, forget
+
+SESSION_HOME = "CP_TEST_SESSION_HOME"
+TEMPLATE = "migrated"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder of the session's server, once; xdist's workers inherit its name."""
+    for name in [name for name in os.environ if name.startswith("CP_") and name != SESSION_HOME]:
+        del os.environ[name]  # the settings of whoever runs the tests are not the tests' settings
+    if not hasattr(config, "workerinput"):
+        home = Path(tempfile.mkdtemp(prefix="control-panel-tests-"))
+        home.chmod(0o755)  # under root the server runs as another account
+        os.environ[SESSION_HOME] = str(home)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the session's server, even when a worker was killed."""
+    if not hasattr(config, "workerinput"):
+        home = Path(os.environ.pop(SESSION_HOME))
+        forget(home)
+        shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[EmbeddedPostgres]:
+    """The session's PostgreSQL server, with a migrated template database."""
+    home = Path(os.environ[SESSION_HOME])
+    with EmbeddedPostgres(home) as server:
+        with (home / "template.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+                if not connection.execute(
+                    "SELECT 1 FROM pg_database WHERE datname = %s", (TEMPLATE,)
+                ).fetchone():
+                    connection.execute("CREATE DATABASE migrating")
+                    migrate.upgrade(server.url("migrating"))
+                    connection.execute(f"ALTER DATABASE migrating RENAME TO {TEMPLATE}")
+        yield server
+
+
+@pytest.fixture
+def empty_database_url(postgres_server: EmbeddedPostgres) -> Iterator[str]:
+    """The address of a fresh database without any table."""
+    with _fresh_database(postgres_server, "template1") as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(postgres_server: EmbeddedPostgres) -> Iterator[str]:
+    """The address of a fresh, migrated database."""
+    with _fresh_database(postgres_server, TEMPLATE) as url:
+        yield url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A fresh, migrated database."""
+    opened = Database(database_url)
+    yield opened
+    opened.close()
+
+
+@contextmanager
+def _fresh_database(server: EmbeddedPostgres, template: str) -> Iterator[str]:
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield server.url(name)
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
