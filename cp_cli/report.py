@@ -1,0 +1,160 @@
+"""`control-panel report`: what some days came to, as a page of tables."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+    from cp_core.quota.account import Account
+    from cp_resources.ledger import LedgerReport
+    from cp_resources.report import Report
+
+
+def report(
+    days: Annotated[
+        list[datetime] | None,
+        typer.Option(
+            "--day", formats=["%Y-%m-%d"], help="Submission day (UTC); repeatable. Default: all days."
+        ),
+    ] = None,
+) -> None:
+    """Show tasks, value, tokens, cost, quality and estimate error of some submission days."""
+    from rich.console import Console
+
+    from cp_resources import connect
+    from cp_resources.ledger import Ledger
+    from cp_resources.report import days_with_tasks, read_report
+    from cp_resources.settings import Settings
+
+    with connect.database(Settings()) as database:
+        chosen = tuple(day.date() for day in days) if days else days_with_tasks(database)
+        ledger = Ledger(database)
+        print_report(Console(), read_report(database, chosen), ledger.accounts(), ledger.verify())
+
+
+def print_report(
+    console: Console, figures: Report, accounts: Sequence[Account], ledger: LedgerReport
+) -> None:
+    """Print the figures of some days, what is left of every quota, and whether the ledger balances."""
+    for part in _parts(figures, accounts, ledger):
+        console.print(part)
+        console.print()
+
+
+def _parts(figures: Report, accounts: Sequence[Account], ledger: LedgerReport) -> Iterator[RenderableType]:
+    yield _tasks(figures)
+    yield _models(figures)
+    yield _quotas(accounts)
+    yield _estimates(figures)
+    yield _verdict(ledger)
+
+
+def _tasks(figures: Report) -> Table:
+    days = f"{figures.days[0]} to {figures.days[-1]}" if figures.days else "no day"
+    table = _table(f"Tasks submitted {days}", "state", "tasks")
+    for state, count in figures.by_state.items():
+        table.add_row(state, f"{count:,}")
+    table.add_section()
+    table.add_row("value delivered", f"{figures.value_delivered:,.0f} of {figures.value_submitted:,.0f}")
+    for reason, count in figures.reasons.items():
+        table.add_row(f"attempts ended by {reason}", f"{count:,}")
+    return table
+
+
+def _models(figures: Report) -> Table:
+    table = _table(
+        "Models",
+        *("model", "attempts", "success", "quality", "input tokens", "cached", "output tokens"),
+        *("list price", "billed"),
+    )
+    for line in figures.models:
+        table.add_row(
+            line.model,
+            f"{line.attempts:,}",
+            _percent(line.success_rate),
+            _number(line.quality),
+            f"{line.input_tokens:,}",
+            _percent(line.cached_tokens / line.input_tokens if line.input_tokens else None),
+            f"{line.output_tokens:,}",
+            f"${line.cost_usd:,.2f}",
+            f"${line.billed_usd:,.2f}",
+        )
+    table.add_section()
+    table.add_row(
+        "all",
+        f"{sum(line.attempts for line in figures.models):,}",
+        *("", ""),
+        f"{sum(line.input_tokens for line in figures.models):,}",
+        "",
+        f"{sum(line.output_tokens for line in figures.models):,}",
+        f"${sum(line.cost_usd for line in figures.models):,.2f}",
+        f"${sum(line.billed_usd for line in figures.models):,.2f}",
+    )
+    return table
+
+
+def _quotas(accounts: Sequence[Account]) -> Table:
+    table = _table("Quota", "account", "limit", "used", "reserved", "left", "state")
+    for account in accounts:
+        show = "${:,.2f}".format if account.unit == "usd" else "{:,.0f}".format
+        table.add_row(
+            account.account,
+            show(account.limit),
+            show(account.used),
+            show(account.pending),
+            f"{account.remaining_share:.0%}",
+            account.state.value,
+        )
+    return table
+
+
+def _estimates(figures: Report) -> Table:
+    estimates = figures.estimates
+    table = _table(
+        f"Token estimates against {estimates.tasks:,} attempts that succeeded",
+        *("", "actual / expected, in total", "actual / median, median task", "within the 80 % interval"),
+    )
+    table.add_row(
+        "input",
+        _number(estimates.input_total_ratio),
+        _number(estimates.input_median_ratio),
+        _percent(estimates.input_in_interval),
+    )
+    table.add_row(
+        "output",
+        _number(estimates.output_total_ratio),
+        _number(estimates.output_median_ratio),
+        _percent(estimates.output_in_interval),
+    )
+    return table
+
+
+def _verdict(ledger: LedgerReport) -> str:
+    if ledger.balanced:
+        return f"Ledger: [green]balanced[/green], {ledger.accounts} accounts recomputed from their transfers."
+    return "\n".join(["Ledger: [red]NOT balanced[/red]", *(f"  {line}" for line in ledger.differences)])
+
+
+def _table(title: str, *columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="left" if position == 0 else "right")
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -1,0 +1,162 @@
+"""What the command line asks of a running Dagster webserver, over its GraphQL API.
+
+The command line never imports Dagster: what needs it runs as its own process, and is spoken to from here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+
+import httpx
+
+from cp_resources.errors import UserError
+
+FINISHED_RUN_STATES = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
+_LOCATION = {"repositoryLocationName": "cp_definitions", "repositoryName": "__repository__"}
+
+_LAUNCH = """
+mutation Launch($params: ExecutionParams!) {
+  launchRun(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+    ... on UnauthorizedError { message }
+    ... on InvalidSubsetError { message }
+    ... on RunConfigValidationInvalid { errors { message } }
+  }
+}
+"""
+_RUNS = """
+query Runs {
+  runsOrError(limit: 500) {
+    ... on Runs { results { runId status jobName startTime endTime tags { key value } } }
+  }
+}
+"""
+_CHECKS = """
+query Checks($run: ID!, $cursor: String) {
+  logsForRun(runId: $run, afterCursor: $cursor, limit: 500) {
+    ... on EventConnection {
+      cursor
+      hasMore
+      events {
+        ... on AssetCheckEvaluationEvent { evaluation { checkName success severity assetKey { path } } }
+      }
+    }
+  }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One Dagster run."""
+
+    run_id: str
+    job: str
+    status: str
+    partition: str | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One evaluation of an asset check."""
+
+    asset: str
+    check: str
+    passed: bool
+    severity: str
+
+
+class DagsterApi:
+    """A client of one Dagster webserver.
+
+    Args:
+        url: address of the webserver, such as `http://127.0.0.1:3000`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._client = httpx.Client(base_url=url, timeout=60)
+
+    def launch(self, job: str, day: date) -> str:
+        """Launch `job` for the partition of `day` and return the run's id.
+
+        Raises:
+            UserError: Dagster refused, with its own words.
+        """
+        params = {
+            "selector": {**_LOCATION, "jobName": job},
+            "runConfigData": {},
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": day.isoformat()}]},
+        }
+        answer = self._ask(_LAUNCH, {"params": params})["launchRun"]
+        if answer["__typename"] != "LaunchRunSuccess":
+            raise UserError(f"Dagster did not launch {job} for {day}: {answer}")
+        return answer["run"]["runId"]
+
+    def runs(self) -> list[Run]:
+        """The newest 500 runs, newest first."""
+        return [
+            Run(
+                run_id=row["runId"],
+                job=row["jobName"],
+                status=row["status"],
+                partition=_tag(row, "dagster/partition"),
+                seconds=row["endTime"] - row["startTime"] if row["endTime"] and row["startTime"] else None,
+            )
+            for row in self._ask(_RUNS)["runsOrError"]["results"]
+        ]
+
+    def wait_for(self, run_ids: set[str], *, seconds: float) -> list[Run]:
+        """Wait until the runs have ended, and return them.
+
+        Raises:
+            UserError: some have not ended within `seconds`.
+        """
+        give_up = time.monotonic() + seconds
+        while True:
+            runs = [run for run in self.runs() if run.run_id in run_ids]
+            waiting = [run for run in runs if run.status not in FINISHED_RUN_STATES]
+            if len(runs) == len(run_ids) and not waiting:
+                return runs
+            if time.monotonic() > give_up:
+                names = ", ".join(f"{run.job} {run.partition} ({run.status})" for run in waiting)
+                raise UserError(f"these runs have not ended within {seconds:.0f} s: {names}")
+            time.sleep(0.5)
+
+    def check_results(self, run_id: str) -> Iterator[CheckResult]:
+        """Every asset check evaluated in a run."""
+        cursor: str | None = None
+        while True:
+            page = self._ask(_CHECKS, {"run": run_id, "cursor": cursor})["logsForRun"]
+            for event in page["events"]:
+                if evaluation := event.get("evaluation"):
+                    yield CheckResult(
+                        asset="/".join(evaluation["assetKey"]["path"]),
+                        check=evaluation["checkName"],
+                        passed=evaluation["success"],
+                        severity=evaluation["severity"],
+                    )
+            if not page["hasMore"]:
+                return
+            cursor = page["cursor"]
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _ask(self, query: str, variables: dict | None = None) -> dict:
+        response = self._client.post("/graphql", json={"query": query, "variables": variables or {}})
+        response.raise_for_status()
+        answer = response.json()
+        if answer.get("errors"):
+            raise UserError(f"Dagster's API answered: {answer['errors'][0]['message']}")
+        return answer["data"]
+
+
+def _tag(row: dict, key: str) -> str | None:
+    return next((tag["value"] for tag in row["tags"] if tag["key"] == key), None)
