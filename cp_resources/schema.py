@@ -298,6 +298,18 @@ quota_accounts = Table(
     Column("debits_posted", Numeric(24, 9), nullable=False, server_default=text("0")),
     Column("credits_pending", Numeric(24, 9), nullable=False, server_default=text("0")),
     Column("credits_posted", Numeric(24, 9), nullable=False, server_default=text("0")),
+    Column(
+        "debits_before_window",
+        Numeric(24, 9),
+        nullable=False,
+        server_default=text("0"),
+        comment="posted debits that are not use in the current window: earlier windows, and what lapsed",
+    ),
+    Column(
+        "expired_until",
+        DateTime(timezone=True),
+        comment="every pending transfer of this account that expires before is resolved",
+    ),
     Column("may_go_negative", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint("kind IN ('window', 'budget', 'source', 'spent')", name="kind"),
     CheckConstraint("unit IN ('tokens', 'usd')", name="unit"),
@@ -310,6 +322,7 @@ quota_accounts = Table(
     ),
 )
 
+# Append only: a trigger of the migration refuses UPDATE, DELETE and TRUNCATE.
 quota_transfers = Table(
     "quota_transfers",
     metadata,
@@ -317,6 +330,7 @@ quota_transfers = Table(
     Column("sequence", BigInteger, Identity(), nullable=False, comment="order of writing"),
     Column("phase", Text, nullable=False, comment="single, pending, post or void"),
     Column("pending_id", UUID(as_uuid=True), ForeignKey("cp.quota_transfers.transfer_id"), unique=True),
+    Column("reservation", UUID(as_uuid=True), comment="key of the reservation, shared by its transfers"),
     Column("debit_account", Text, ForeignKey("cp.quota_accounts.account"), nullable=False),
     Column("credit_account", Text, ForeignKey("cp.quota_accounts.account"), nullable=False),
     Column("amount", Numeric(24, 9), nullable=False, comment="a post may be less than its pending transfer"),
@@ -330,6 +344,7 @@ quota_transfers = Table(
     CheckConstraint("amount >= 0", name="amount"),
     CheckConstraint("debit_account <> credit_account", name="two_sides"),
     Index("ix_quota_transfers_expires_at", "expires_at", postgresql_where=text("phase = 'pending'")),
+    Index("ix_quota_transfers_reservation", "reservation", postgresql_where=text("phase = 'pending'")),
     Index("ix_quota_transfers_task", "task", postgresql_where=text("task IS NOT NULL")),
 )
 
