@@ -111,7 +111,7 @@ def _run(console: Console, stack: Stack, seconds: int) -> list[str]:
 def _dated(source: Path, target: Path, *, today: date) -> Path:
     """Write the bundled tasks with times of the last three days.
 
-    The bundled rows say when they were submitted relative to today: `submitted_days_ago` with `submitted_time`
+    Bundled rows say when they were submitted relative to today: `submitted_days_ago` with `submitted_time`
     (UTC), and `deadline_hours` after submission.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
