@@ -35,6 +35,7 @@ class Database:
             max_size=max_connections,
             timeout=CONNECT_TIMEOUT_SECONDS,
             open=False,
+            check=ConnectionPool.check_connection,  # after a restart of the server, old connections are dead
             kwargs={
                 "options": "-c search_path=cp,public -c timezone=UTC",
                 "connect_timeout": CONNECT_TIMEOUT_SECONDS,
@@ -52,16 +53,18 @@ class Database:
         """Give a connection inside a transaction: committed at the end, rolled back on an error.
 
         Raises:
-            DatabaseUnavailableError: no connection could be had within the timeout.
+            DatabaseUnavailableError: no connection could be had within the timeout, or it was lost.
         """
-        self._pool.open()
-        try:
-            connection = self._pool.getconn()
-        except PoolTimeout as error:
-            raise DatabaseUnavailableError(self._unreachable()) from error
+        connection = self._connection()
         try:
             with connection.transaction():
                 yield connection
+        except psycopg.OperationalError as error:
+            if connection.closed:
+                raise DatabaseUnavailableError(
+                    f"the connection to the database at {self.address} was lost: {_first_line(error)}"
+                ) from error
+            raise
         finally:
             self._pool.putconn(connection)
 
@@ -75,7 +78,8 @@ class Database:
             psycopg.connect(self.url, connect_timeout=CONNECT_TIMEOUT_SECONDS).close()
         except psycopg.OperationalError as error:
             raise DatabaseUnavailableError(
-                f"{self._unreachable()} ({str(error).strip().splitlines()[-1]})"
+                f"cannot reach the database at {self.address} ({_first_line(error)}): is the server running, "
+                "and is CP_DATABASE_URL right? Without CP_DATABASE_URL the embedded server is used"
             ) from error
 
     def fetch(
@@ -89,8 +93,17 @@ class Database:
         """Close every connection."""
         self._pool.close()
 
-    def _unreachable(self) -> str:
-        return (
-            f"cannot reach the database at {self.address}: is the server running, and is CP_DATABASE_URL "
-            "right? Without CP_DATABASE_URL the embedded server is used"
-        )
+    def _connection(self) -> psycopg.Connection:
+        self._pool.open()
+        try:
+            return self._pool.getconn()
+        except PoolTimeout as error:
+            self.check()
+            raise DatabaseUnavailableError(
+                f"all {self._pool.max_size} connections of this process to {self.address} were in use "
+                f"for {CONNECT_TIMEOUT_SECONDS} s"
+            ) from error
+
+
+def _first_line(error: psycopg.OperationalError) -> str:
+    return str(error).strip().splitlines()[0]

@@ -57,7 +57,7 @@ class Account:
         except OSError as error:
             raise EmbeddedPostgresError(
                 f"cannot run a process as account {self.uid}, and PostgreSQL refuses to run as root "
-                f"({error}). Run control-panel as another user, or set CP_DATABASE_URL to a server of your own"
+                f"({error}). Run control-panel as another user, or set CP_DATABASE_URL to your own server"
             ) from error
 
     def own(self, path: Path) -> None:
@@ -120,7 +120,7 @@ def find_place(home: Path) -> Place:
     place = Place(Path(pointer.read_text().strip()))
     if not place.folder.is_dir():
         raise EmbeddedPostgresError(
-            f"the embedded database is gone: {pointer} says that it is in {place.folder}, which is not there. "
+            f"the embedded database is gone: {pointer} points to {place.folder}, which is not there. "
             "Put that folder back, or start afresh with: control-panel clean-data"
         )
     return place
