@@ -19,7 +19,7 @@ _DECISIONS = UUID(
 class Outcome(StrEnum):
     """What became of a task when it was looked at.
 
-    `deferred` waits for something that may change by itself; `rejected` cannot be done as things are configured.
+    `deferred` waits for something that may change by itself; `rejected` cannot be done as things stand.
     """
 
     ASSIGNED = "assigned"
@@ -89,7 +89,7 @@ class Decision:
 def decision_id(task_id: str, number: int, config_hash: str) -> UUID:
     """Id of the `number`-th decision (from 0) for a task under one configuration.
 
-    The same three always give the same id, so a decision that is made again after a crash is not stored twice.
+    The same three always give the same id, so that a decision made again after a crash is not stored twice.
     """
     return uuid5(_DECISIONS, f"{task_id}\n{number}\n{config_hash}")
 
@@ -100,8 +100,8 @@ def reservation_key(decision: UUID, attempt: int) -> UUID:
     Args:
         decision: `assignments.decision_id`.
         attempt: 1 for the first attempt made under this decision (the assigner reserves it), 2 for its first
-            retry (whoever retries reserves it), and so on. It is not `executions.attempt`, which goes on counting
-            when a task gets another decision.
+            retry (whoever retries reserves it), and so on. It is not `executions.attempt`, which goes on
+            counting when a task gets another decision.
     """
     if attempt < 1:
         raise ValueError(f"attempts of a decision count from 1, got {attempt}")

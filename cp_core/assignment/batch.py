@@ -1,0 +1,126 @@
+"""The tasks of one round against everything they may be given: the arrays that a strategy works on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cp_core.assignment.capacity import Capacity
+from cp_core.assignment.eligibility import Eligibility, eligibility, standing_reasons
+from cp_core.assignment.options import Options
+from cp_core.assignment.policy import AssignmentPolicy, Band
+from cp_core.models.registry import ModelRegistry, Tier
+from cp_core.tasks.reasons import Reason
+
+NOT_ALLOWED = len(Tier)
+"""The position of a tier that a band does not name: after all those it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """n tasks and m options.
+
+    Attributes:
+        tasks: the tasks by falling value score (ties: earlier deadline, then lower id), renumbered from 0.
+        records: the same, a mapping of columns for each task.
+        standing: why a task is not to be decided now: n of `Reason` or None.
+        bands: n, the band of each task.
+        tier_position: (n, m), where the option's tier stands among those of the task's band.
+        capability: (n, m), 0 to 1.
+        list_price: (n, m), nanodollars.
+        need: (n, m), what the option reserves in each of its accounts, in smallest units.
+        most: (m,), the most one task can ever draw on the option's funding, in smallest units.
+        eligible: which pairs are ruled out, and why.
+    """
+
+    tasks: pd.DataFrame
+    records: Sequence[dict[str, Any]]
+    options: Options
+    policy: AssignmentPolicy
+    now: datetime
+    standing: Sequence[Reason | None]
+    bands: Sequence[Band]
+    tier_position: NDArray[np.int64]
+    capability: NDArray[np.float64]
+    list_price: NDArray[np.int64]
+    need: NDArray[np.int64]
+    most: NDArray[np.int64]
+    eligible: Eligibility
+
+
+def prepare(
+    tasks: pd.DataFrame,
+    registry: ModelRegistry,
+    capacity: Capacity,
+    policy: AssignmentPolicy,
+    *,
+    now: datetime,
+    open_breakers: Collection[str] = (),
+) -> Batch:
+    """Set a round up. For the columns of `tasks` see `tiered.assign_tiered`.
+
+    Raises:
+        LookupError: the registry names an account that `capacity` does not have.
+    """
+    tasks = _in_value_order(tasks)
+    options = Options(registry)
+    bands = _band_numbers(tasks["value_score"], policy.bands)
+    tier_position = _tier_positions(policy.bands)[bands][:, options.tier]
+    capability = options.capability(tasks["domain"])
+    list_price = options.list_price(tasks)
+    need = options.need(tasks, list_price)
+    most = np.array([capacity.limit(option.funding) for option in options], dtype=np.int64)
+    return Batch(
+        tasks=tasks,
+        records=cast("list[dict[str, Any]]", tasks.to_dict("records")),
+        options=options,
+        policy=policy,
+        now=now,
+        standing=standing_reasons(tasks, policy, now).tolist(),
+        bands=[policy.bands[number] for number in bands],
+        tier_position=tier_position,
+        capability=capability,
+        list_price=list_price,
+        need=need,
+        most=most,
+        eligible=eligibility(
+            tasks,
+            options,
+            tier_position < NOT_ALLOWED,
+            capability=capability,
+            need=need,
+            most=most,
+            policy=policy,
+            now=now,
+            open_breakers=open_breakers,
+        ),
+    )
+
+
+def _in_value_order(tasks: pd.DataFrame) -> pd.DataFrame:
+    return tasks.assign(deadline=pd.to_datetime(tasks["deadline"], utc=True)).sort_values(
+        ["value_score", "deadline", "task"],
+        ascending=[False, True, True],
+        na_position="last",
+        ignore_index=True,
+    )
+
+
+def _band_numbers(scores: pd.Series, bands: Sequence[Band]) -> NDArray[np.intp]:
+    """Which band each score falls into: the first whose `at_least` it reaches."""
+    rising = np.array([band.at_least for band in reversed(bands)])
+    return len(bands) - np.searchsorted(rising, scores.to_numpy(dtype=np.float64), side="right")
+
+
+def _tier_positions(bands: Sequence[Band]) -> NDArray[np.int64]:
+    """Position of each tier (columns, by rank) in each band (rows)."""
+    return np.array(
+        [[band.tiers.index(tier) if tier in band.tiers else NOT_ALLOWED for tier in Tier] for band in bands],
+        dtype=np.int64,
+    )

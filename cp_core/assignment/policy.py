@@ -1,0 +1,97 @@
+"""How tasks are given to models: section `assignment` of policies.yaml. By default the written policy."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cp_core.models.registry import Tier
+from cp_core.quota.account import AccountState
+
+
+class Band(BaseModel):
+    """What a range of value scores may be given. A band reaches up to the next one's `at_least`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    at_least: float = Field(ge=0, lt=100, description="Lowest value score of the band.")
+    tiers: tuple[Tier, ...] = Field(min_length=1, description="Allowed tiers, most preferred first.")
+    subscription_first: bool = Field(
+        default=False, description="A prepaid model goes before a preferred tier that costs money."
+    )
+    defer: bool = Field(default=False, description="Assign nothing: such tasks wait for another policy.")
+
+    @model_validator(mode="after")
+    def _tiers_are_distinct(self) -> Self:
+        if len(set(self.tiers)) < len(self.tiers):
+            raise ValueError(f"the tiers of band {self.at_least:g} name one twice: {', '.join(self.tiers)}")
+        return self
+
+
+class FamilyPreference(BaseModel):
+    """A model family that is preferred, within what the band allows, for the valuable tasks of a domain."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    domain: str = "infrastructure"
+    at_least: float = Field(default=60, ge=0, le=100)
+    family: str = "claude"
+
+
+class KeptQuota(BaseModel):
+    """Account states in which only tasks of a high value score may still draw on the account."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    at_least: float = Field(default=90, ge=0, le=100, description="Lowest value score that may draw.")
+    states: tuple[AccountState, ...] = (AccountState.LOW, AccountState.CRITICAL)
+
+
+class AssignmentPolicy(BaseModel):
+    """Which strategy decides, and the rules of strategy `tiered`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    strategy: Literal["tiered"] = "tiered"
+    bands: tuple[Band, ...] = (
+        Band(at_least=90, tiers=(Tier.PREMIUM,)),
+        Band(at_least=75, tiers=(Tier.PREMIUM, Tier.MID_PREMIUM), subscription_first=True),
+        Band(at_least=60, tiers=(Tier.MID_PREMIUM, Tier.MID_RANGE)),
+        Band(at_least=40, tiers=(Tier.MID_RANGE, Tier.BUDGET)),
+        Band(at_least=0, tiers=(Tier.BUDGET,)),
+    )
+    family_preference: FamilyPreference | None = FamilyPreference()
+    kept_quota: KeptQuota = KeptQuota()
+
+    context_margin: float = Field(
+        default=0.05, ge=0, lt=1, description="Share of a context window kept free for the prompt's frame."
+    )
+    enforce_deadlines: bool = Field(
+        default=True, description="Whether a task whose deadline has passed is given up."
+    )
+    deadline_margin_seconds: float = Field(
+        default=30, ge=0, description="Nothing is started that has less than this left before its deadline."
+    )
+
+    batch_size: int = Field(default=1000, ge=1, le=10_000, description="Tasks decided in one transaction.")
+    reservation_seconds: float = Field(
+        default=21_600, gt=0, description="How long reserved quota waits for the task to be executed."
+    )
+    defer_seconds: float = Field(
+        default=300, gt=0, description="When a task that found no quota is looked at again."
+    )
+    dependency_seconds: float = Field(
+        default=5, gt=0, description="When a task that waits for another task is looked at again."
+    )
+
+    @model_validator(mode="after")
+    def _bands_cover_every_score(self) -> Self:
+        thresholds = [band.at_least for band in self.bands]
+        falling = all(upper > lower for upper, lower in pairwise(thresholds))
+        if not falling or not thresholds or thresholds[-1] != 0:
+            raise ValueError(
+                f"bands must fall from the highest to 0, so that each score has one; at_least is {thresholds}"
+            )
+        return self
