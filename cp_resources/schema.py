@@ -102,6 +102,8 @@ tasks = Table(
     ),
     Index(
         "ix_tasks_claimable",
+        "submission_day",
+        "model",
         text("value_score DESC"),
         "id",
         postgresql_where=text("state = 'assigned'"),

@@ -223,7 +223,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_tasks_claimable",
         "tasks",
-        [sa.literal_column("value_score DESC"), "id"],
+        ["submission_day", "model", sa.literal_column("value_score DESC"), "id"],
         unique=False,
         schema="cp",
         postgresql_where=sa.text("state = 'assigned'"),
