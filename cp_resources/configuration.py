@@ -1,7 +1,7 @@
 """Configuration: reads models.yaml, scoring.yaml and policies.yaml, and keeps every version that was used.
 
-What the keys mean is said by the pydantic models of `cp_core`; here is only how files become those models, and how
-whatever is wrong in them is shown to a person.
+What the keys mean is said by the pydantic models of `cp_core`; here is only how files become those models,
+and how whatever is wrong in them is shown to a person.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Path_ = tuple[str | int, ...]
 
 
 class ConfigurationError(UserError):
-    """A configuration file is missing or wrong. The text names file, line, key, the value seen and what is allowed."""
+    """A configuration file is missing or wrong. The text names file, line, key, value and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def _canonical_json(content: object) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON values only. A set is sorted and a decimal loses its trailing zeros, so that equal means the same text."""
+    """JSON values only. Sets are sorted and decimals lose trailing zeros: equal means the same text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 from functools import cached_property
 from ipaddress import ip_address
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -30,9 +30,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from cp_core.quota.account import AccountKind, AccountTerms, Unit
 from cp_core.quota.windows import Window
-
-Domain = Literal["infrastructure", "backend", "ml", "frontend", "testing", "documentation"]
-DOMAINS: tuple[Domain, ...] = ("infrastructure", "backend", "ml", "frontend", "testing", "documentation")
+from cp_core.scoring.config import Domain
 
 MAX_CONCURRENCY = 1_000
 _RESERVED_NAMES = ("budget", "source", "spent")
@@ -104,7 +102,8 @@ class Provider(_Declared):
         if not _ENVIRONMENT_NAME.fullmatch(name):
             raise PydanticCustomError(
                 "secret",
-                "the NAME of an environment variable is needed (upper case letters, digits, _), never the key itself",
+                "the NAME of an environment variable is needed (upper case letters, digits, _), "
+                "never the key itself",
             )
         return name
 
@@ -164,7 +163,7 @@ class Model(_Declared):
                 self.max_output_tokens,
                 f"at most context_window ({self.context_window}) is allowed",
             )
-        missing = [domain for domain in DOMAINS if domain not in self.capability]
+        missing = [domain for domain in Domain if domain not in self.capability]
         if missing:
             yield _problem(("capability",), sorted(self.capability), f"missing: {', '.join(missing)}")
 
@@ -219,9 +218,7 @@ def _named(bodies: Any) -> Any:
     """Give each body of a YAML mapping the key it stands under as its `name`."""
     if not isinstance(bodies, Mapping):
         return bodies
-    return {
-        key: {"name": key, **body} if isinstance(body, Mapping) else body for key, body in bodies.items()
-    }
+    return {key: {"name": key, **body} if isinstance(body, Mapping) else body for key, body in bodies.items()}
 
 
 class ModelRegistry(_Declared):
@@ -281,9 +278,7 @@ class ModelRegistry(_Declared):
         for subscription in self.subscriptions.values():
             if model in subscription.models:
                 accounts = tuple(subscription.account(quota.window) for quota in subscription.windows)
-                yield Funding(
-                    name=f"subscription:{subscription.name}", accounts=accounts, unit=Unit.TOKENS
-                )
+                yield Funding(name=f"subscription:{subscription.name}", accounts=accounts, unit=Unit.TOKENS)
         for budget in self.budgets.values():
             if budget.pays_for(model):
                 yield Funding(name=f"budget:{budget.name}", accounts=(budget.account,), unit=Unit.USD)
@@ -310,9 +305,7 @@ class ModelRegistry(_Declared):
     def _dangling_providers(self) -> Iterator[InitErrorDetails]:
         for model in self.models.values():
             if model.provider not in self.providers:
-                yield _unknown(
-                    ("models", model.name, "provider"), "provider", model.provider, self.providers
-                )
+                yield _unknown(("models", model.name, "provider"), "provider", model.provider, self.providers)
 
     def _wrong_subscriptions(self) -> Iterator[InitErrorDetails]:
         for subscription in self.subscriptions.values():

@@ -25,7 +25,7 @@ class AccountKind(StrEnum):
 
 
 class AccountState(StrEnum):
-    """How much of an account remains: FULL above 80 %, MEDIUM above 50 %, LOW above 20 %, CRITICAL above 0."""
+    """What remains of an account: FULL above 80 %, MEDIUM above 50 %, LOW above 20 %, CRITICAL above 0."""
 
     FULL = "FULL"
     MEDIUM = "MEDIUM"

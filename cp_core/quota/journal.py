@@ -1,0 +1,429 @@
+"""The ledger's rules: double entry, append only, two phases. `cp_resources.ledger` reads and stores.
+
+A journal is opened over balances that nobody else changes meanwhile. Every entry moves both sides of a
+transfer at once, so debits equal credits by construction; transfers and balances are stored together.
+
+    grant     source  -> account   at the opening of a window, or when a limit was raised
+    lapse     account -> source    what a window left over, or what a lowered limit takes away
+    use       account -> spent     reserved as a pending transfer; then posted for what was used, or voided
+    overrun   account -> spent     used beyond what was reserved; what the account lacks comes from source
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import NamedTuple
+from uuid import UUID, uuid5
+
+from cp_core.quota.account import Account, AccountKind, AccountTerms, Unit
+from cp_core.quota.windows import Window, bounds, has_ended
+
+SMALLEST_AMOUNT = Decimal("0.000000001")
+"""Amounts are kept to this: nine decimals, as the database stores them."""
+
+_ZERO = Decimal(0)
+_LEDGER = UUID("6f0d6f5e-6a0c-5d0e-9c42-3f2f7f1f6a51")  # names the ids of transfers that no reservation has
+
+
+class LedgerError(ValueError):
+    """The ledger was asked for something that makes no sense. The text says what."""
+
+
+class Phase(StrEnum):
+    """`single` moves at once; `pending` holds until a `post` or a `void` resolves it."""
+
+    SINGLE = "single"
+    PENDING = "pending"
+    POST = "post"
+    VOID = "void"
+
+
+class Code(StrEnum):
+    """What a transfer is for."""
+
+    GRANT = "grant"
+    LAPSE = "lapse"
+    USE = "use"
+    OVERRUN = "overrun"
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What one attempt at a task may use: all of it is reserved, over every account, or nothing.
+
+    Attributes:
+        key: the attempt's own; a repeat of a key changes nothing.
+        amounts: by account, in the account's unit.
+        task: the internal id of the task, where there is one.
+    """
+
+    key: UUID
+    amounts: Mapping[str, Decimal]
+    task: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.amounts:
+            raise LedgerError(f"reservation {self.key} names no account")
+        object.__setattr__(self, "amounts", _exact(self.key, self.amounts))
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What the attempt that reserved under `key` really used, by account: nothing voids the reservation."""
+
+    key: UUID
+    used: Mapping[str, Decimal]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "used", _exact(self.key, self.used))
+
+
+class Transfer(NamedTuple):
+    """One row of the ledger."""
+
+    transfer_id: UUID
+    phase: Phase
+    debit_account: str
+    credit_account: str
+    amount: Decimal
+    code: Code
+    pending_id: UUID | None = None
+    reservation: UUID | None = None
+    task: int | None = None
+    expires_at: datetime | None = None
+
+
+class Pending(NamedTuple):
+    """A pending transfer as it was stored, and what became of it: None while nothing has."""
+
+    transfer_id: UUID
+    reservation: UUID
+    debit_account: str
+    credit_account: str
+    amount: Decimal
+    task: int | None
+    resolved_by: Phase | None = None
+
+
+@dataclass(slots=True)
+class Balance:
+    """The counters of one account, of any kind."""
+
+    account: str
+    unit: Unit
+    debits_pending: Decimal = _ZERO
+    debits_posted: Decimal = _ZERO
+    credits_pending: Decimal = _ZERO
+    credits_posted: Decimal = _ZERO
+
+    @property
+    def held(self) -> Decimal:
+        """What was granted and is neither used, lapsed nor reserved."""
+        return self.credits_posted - self.debits_posted - self.debits_pending
+
+
+@dataclass(slots=True, kw_only=True)
+class QuotaBalance(Balance):
+    """The counters of an account that holds quota, with the terms of its window.
+
+    Attributes:
+        debits_before_window: posted debits that are not use in this window: earlier windows, and what lapsed.
+    """
+
+    kind: AccountKind
+    window: Window
+    limit: Decimal
+    window_started_at: datetime | None = None
+    window_ends_at: datetime | None = None
+    debits_before_window: Decimal = _ZERO
+
+    @property
+    def used(self) -> Decimal:
+        """What was used since the window opened."""
+        return self.debits_posted - self.debits_before_window
+
+    def has_ended(self, now: datetime) -> bool:
+        """Whether a reservation made at `now` opens a new window."""
+        return has_ended(self.window_ends_at, now)
+
+    def granted_at_opening(self) -> Decimal:
+        """What a window opened now would make available: reservations of earlier windows still count."""
+        return max(_ZERO, self.limit - self.debits_pending)
+
+    def as_found_at(self, now: datetime) -> Account:
+        """The account as a reservation made at `now` would find it."""
+        if not self.has_ended(now):
+            return self._account(self.used, self.held, self.window_started_at, self.window_ends_at)
+        if self.window.opens_with_first_use:
+            return self._account(_ZERO, self.granted_at_opening(), None, None)
+        return self._account(_ZERO, self.granted_at_opening(), *bounds(self.window, now))
+
+    def _account(
+        self, used: Decimal, available: Decimal, started_at: datetime | None, ends_at: datetime | None
+    ) -> Account:
+        return Account(
+            account=self.account,
+            kind=self.kind,
+            unit=self.unit,
+            window=self.window,
+            limit=self.limit,
+            used=used,
+            pending=self.debits_pending,
+            available=available,
+            window_started_at=started_at,
+            window_ends_at=ends_at,
+        )
+
+
+def source(unit: Unit) -> str:
+    """The account that grants come from. It may go below zero: its debt is what was granted."""
+    return f"source:{unit}"
+
+
+def spent(unit: Unit) -> str:
+    """The account that use goes to. Two windows of one subscription both pay into it for the same tokens."""
+    return f"spent:{unit}"
+
+
+def reservation_transfers(key: UUID, accounts: Iterable[str]) -> list[UUID]:
+    """Ids of the pending transfers that a reservation makes, in the order of `accounts`."""
+    return [uuid5(key, account) for account in accounts]
+
+
+class Journal:
+    """Entries over `balances` (by account) at the instant `now`.
+
+    Attributes:
+        transfers: what was entered, in order.
+        changed: names of the accounts whose balance is no longer as it was.
+    """
+
+    def __init__(self, balances: Mapping[str, Balance], now: datetime) -> None:
+        self._balances = balances
+        self._now = now
+        self.transfers: list[Transfer] = []
+        self.changed: set[str] = set()
+
+    def reserve(self, reservation: Reservation, expires_at: datetime) -> bool:
+        """Reserve every amount, opening windows that need it; or, where one does not fit, change nothing."""
+        rows = [(self._account(name), amount) for name, amount in reservation.amounts.items()]
+        if any(amount > self._available(row) for row, amount in rows):
+            return False
+        for row, amount in rows:
+            if row.has_ended(self._now):
+                self.turn_over(row.account)
+            self._enter(
+                Transfer(
+                    uuid5(reservation.key, row.account),
+                    Phase.PENDING,
+                    row.account,
+                    spent(row.unit),
+                    amount,
+                    Code.USE,
+                    reservation=reservation.key,
+                    task=reservation.task,
+                    expires_at=expires_at,
+                )
+            )
+        return True
+
+    def resolve(self, pending: Pending, used: Decimal) -> Decimal:
+        """Post what was used, up to what was reserved, which frees the rest; void when nothing was.
+
+        Returns:
+            What was used beyond the reservation, still to be entered as an overrun.
+        """
+        posted = min(used, pending.amount)
+        phase = Phase.POST if posted else Phase.VOID
+        self._enter(
+            Transfer(
+                uuid5(pending.transfer_id, "resolved"),
+                phase,
+                pending.debit_account,
+                pending.credit_account,
+                posted if posted else pending.amount,
+                Code.USE,
+                pending_id=pending.transfer_id,
+                reservation=pending.reservation,
+                task=pending.task,
+            ),
+            reserved=pending.amount,
+        )
+        return used - posted
+
+    def overrun(self, key: UUID, account: str, amount: Decimal, task: int | None) -> None:
+        """Charge what was used without being reserved. What the account does not hold, its source grants."""
+        row = self._account(account)
+        lacking = amount - row.held
+        if lacking > 0:
+            self._single(
+                uuid5(key, f"{account}/drawn"),
+                source(row.unit),
+                account,
+                lacking,
+                Code.OVERRUN,
+                key,
+                task,
+            )
+        self._single(
+            overrun_transfer(key, account), account, spent(row.unit), amount, Code.OVERRUN, key, task
+        )
+
+    def turn_over(self, account: str) -> None:
+        """Close the account's window and open the one of now: what is left lapses, the limit is granted anew.
+
+        Reservations that are still pending count against the new window, because their use will fall into it.
+        """
+        row = self._account(account)
+        start, end = bounds(row.window, self._now)
+        window = f"{account}/{row.window}/{start.isoformat()}"
+        if row.held > 0:
+            self._single(uuid5(_LEDGER, f"{window}/lapse"), account, source(row.unit), row.held, Code.LAPSE)
+        row.debits_before_window = row.debits_posted
+        row.window_started_at, row.window_ends_at = start, end
+        self._single(
+            opening_grant(account, row.window, start),
+            source(row.unit),
+            account,
+            row.granted_at_opening(),
+            Code.GRANT,
+        )
+
+    def agree(self, account: str, terms: AccountTerms | None) -> None:
+        """Bring a stored account to what the registry promises now; to nothing where it promises nothing.
+
+        Calendar windows that are over turn over. A limit that changed within a window is granted or lapses by
+        the difference, never below what was used and reserved.
+        """
+        row = self._account(account)
+        if terms and (terms.kind, terms.unit) != (row.kind, row.unit):
+            raise LedgerError(
+                f"account {account} counts {row.unit} of a {row.kind}; it cannot count {terms.unit} of a "
+                f"{terms.kind}: give the new one another name"
+            )
+        window = terms.window if terms else row.window
+        limit = terms.limit if terms else _ZERO
+        if (row.window, row.limit) != (window, limit):
+            self._adopt(row, window, limit)
+        if terms and row.has_ended(self._now) and not row.window.opens_with_first_use:
+            self.turn_over(account)
+
+    def _adopt(self, row: QuotaBalance, window: Window, limit: Decimal) -> None:
+        self.changed.add(row.account)
+        open_now = not row.has_ended(self._now)
+        if open_now and window != row.window:
+            row.window_started_at, row.window_ends_at = bounds(window, self._now)
+        row.window, row.limit = window, limit
+        if not open_now:
+            return
+        missing = max(_ZERO, limit - row.used - row.debits_pending) - row.held
+        # Either entry moves a posted counter, so the pair of counters never names two adjustments.
+        name = uuid5(_LEDGER, f"{row.account}/limit/{row.debits_posted}/{row.credits_posted}")
+        if missing > 0:
+            self._single(name, source(row.unit), row.account, missing, Code.GRANT)
+        if missing < 0:
+            self._single(name, row.account, source(row.unit), -missing, Code.LAPSE)
+            row.debits_before_window -= missing
+
+    def _available(self, row: QuotaBalance) -> Decimal:
+        return row.granted_at_opening() if row.has_ended(self._now) else row.held
+
+    def _account(self, name: str) -> QuotaBalance:
+        row = self._balances.get(name)
+        if not isinstance(row, QuotaBalance):
+            raise LedgerError(f"there is no quota account {name!r}; open the registry's accounts first")
+        return row
+
+    def _single(
+        self,
+        transfer_id: UUID,
+        debit: str,
+        credit: str,
+        amount: Decimal,
+        code: Code,
+        key: UUID | None = None,
+        task: int | None = None,
+    ) -> None:
+        self._enter(
+            Transfer(transfer_id, Phase.SINGLE, debit, credit, amount, code, reservation=key, task=task)
+        )
+
+    def _enter(self, transfer: Transfer, *, reserved: Decimal = _ZERO) -> None:
+        debit, credit = self._balances[transfer.debit_account], self._balances[transfer.credit_account]
+        if transfer.phase is Phase.PENDING:
+            debit.debits_pending += transfer.amount
+            credit.credits_pending += transfer.amount
+        else:
+            debit.debits_pending -= reserved
+            credit.credits_pending -= reserved
+        if transfer.phase in (Phase.SINGLE, Phase.POST):
+            debit.debits_posted += transfer.amount
+            credit.credits_posted += transfer.amount
+        self.transfers.append(transfer)
+        self.changed |= {debit.account, credit.account}
+
+
+def opening_grant(account: str, window: Window, start: datetime) -> UUID:
+    """Id of the grant that opens a window."""
+    return uuid5(_LEDGER, f"{account}/{window}/{start.isoformat()}/grant")
+
+
+def overrun_transfer(key: UUID, account: str) -> UUID:
+    """Id of the transfer that charges what the attempt `key` used of `account` beyond its reservation."""
+    return uuid5(key, f"{account}/overrun")
+
+
+def settle(
+    journal: Journal,
+    settlements: Sequence[Settlement],
+    pendings: Iterable[Pending],
+    charged: set[UUID],
+) -> int:
+    """Enter settlements: every post and void first, so that overruns find all that was freed.
+
+    Args:
+        journal: over the accounts of `settlements` and `pendings`.
+        settlements: one a key at most.
+        pendings: every pending transfer of their keys, resolved ones too.
+        charged: ids of the overruns among `overrun_transfer(...)` that are stored already.
+
+    Returns:
+        How many pending transfers were resolved.
+    """
+    reserved: dict[UUID, dict[str, Pending]] = {}
+    for pending in pendings:
+        reserved.setdefault(pending.reservation, {})[pending.debit_account] = pending
+    overruns: dict[UUID, tuple[UUID, str, Decimal, int | None]] = {}
+    resolved = 0
+    for settlement in settlements:
+        of_key = reserved.setdefault(settlement.key, {})
+        task = next((pending.task for pending in of_key.values()), None)
+        for account in dict.fromkeys((*of_key, *settlement.used)):
+            used = settlement.used.get(account, _ZERO)
+            of_account = of_key.get(account)
+            if of_account and of_account.resolved_by is Phase.POST:
+                continue  # this use was charged before
+            if of_account and of_account.resolved_by is None:
+                of_key[account] = of_account._replace(resolved_by=Phase.POST if used else Phase.VOID)
+                used = journal.resolve(of_account, used)
+                resolved += 1
+            overrun_id = overrun_transfer(settlement.key, account)
+            if used and overrun_id not in charged:
+                overruns.setdefault(overrun_id, (settlement.key, account, used, task))
+    for overrun in overruns.values():
+        journal.overrun(*overrun)
+    return resolved
+
+
+def _exact(key: UUID, amounts: Mapping[str, Decimal]) -> dict[str, Decimal]:
+    exact = {}
+    for account, amount in amounts.items():
+        value = Decimal(amount)
+        if not value.is_finite() or value < 0:
+            raise LedgerError(f"{key}: an amount of 0 or more is needed for {account}, not {amount}")
+        exact[account] = value.quantize(SMALLEST_AMOUNT)
+    return exact
