@@ -1,7 +1,8 @@
 """The quota ledger in PostgreSQL: reads and stores what `cp_core.quota.journal` decides.
 
 Whoever changes a balance first locks the `source` accounts, then `spent` and the rest by name: two writers
-wait for each other and never deadlock, however many calls they make in one transaction. Time is the database's.
+wait for each other and never deadlock, however many calls they make in one transaction. Time is the
+database's.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ ORDER BY account
 
 
 def _rows(
-    connection: psycopg.Connection, query: LiteralString, parameters: Sequence[object] = ()
+    connection: psycopg.Connection, query: LiteralString, parameters: Sequence[object] | None = None
 ) -> list[str]:
     return [text for (text,) in connection.execute(query, parameters).fetchall()]
 
