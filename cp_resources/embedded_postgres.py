@@ -75,7 +75,6 @@ class EmbeddedPostgres:
         self.home = home.resolve()
         self._place: Place | None = None
         self._use: IO[str] | None = None
-        self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -95,7 +94,7 @@ class EmbeddedPostgres:
             with _locked(place.lock):
                 self._use = _join(place)
                 self._place = place
-                self._ensure_running(place)
+                _ensure_running(place)
         except OSError as error:
             self.leave()
             raise EmbeddedPostgresError(
@@ -114,7 +113,7 @@ class EmbeddedPostgres:
             self._use.close()
             self._use = None
             if not _has_users(self._place):
-                self._stop(self._place)
+                _stop(self._place)
 
     def url(self, database: str) -> str:
         """The address of `database`, with the password in it. Starts a server that died in the meantime."""
@@ -123,7 +122,7 @@ class EmbeddedPostgres:
         if not _answers(self._place):
             _logger.warning("the embedded database server is gone; starting it again")
             with _locked(self._place.lock):
-                self._ensure_running(self._place)
+                _ensure_running(self._place)
         return _url(self._place, database)
 
     def create_database(self, name: str) -> None:
@@ -133,70 +132,6 @@ class EmbeddedPostgres:
                 return
             with suppress(psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-
-    def _ensure_running(self, place: Place) -> None:
-        """Start the server unless it answers. The caller holds the lock."""
-        if _postmaster(place) and _wait_until_ready(place, lambda: _postmaster(place) is not None):
-            return
-        account = account_of(place)
-        binaries = reachable_binaries(place, account)
-        if not place.cluster.exists():
-            create_cluster(place, account, binaries)
-        if not self._launch(place, account, binaries):
-            raise EmbeddedPostgresError(
-                f"the embedded database server does not start; its last words, from {place.log}:\n"
-                f"{_last_words(place)}"
-            )
-
-    def _launch(self, place: Place, account: Account, binaries: Path) -> bool:
-        """Start the server, once more where another process takes its port or old processes still end."""
-        patience = time.monotonic() + ORPHANS_SECONDS
-        attempts = 0
-        while attempts < START_ATTEMPTS:
-            _disown_stale_pid_file(place)
-            port = _choose_port(place)
-            place.port.write_text(f"{port}\n")
-            with _open_log(place) as log:
-                self._child = child = subprocess.Popen(
-                    _server_command(place, binaries, port),
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C at the terminal is for us, not for the server
-                    **account.process_options(),
-                )
-            if _wait_until_ready(place, lambda process=child: process.poll() is None):  # type: ignore[misc]
-                return True
-            said = _last_words(place)
-            if "pre-existing shared memory block" in said and time.monotonic() < patience:
-                time.sleep(10 * POLL_SECONDS)
-            elif "Address already in use" in said:
-                attempts += 1
-            else:
-                return False
-        return False
-
-    def _stop(self, place: Place) -> None:
-        """Shut the server down: fast, and cut short after a limit. The caller holds the lock."""
-        server = _postmaster(place)
-        if server is None:
-            return
-        for stop_signal, limit in (
-            (signal.SIGINT, FAST_SHUTDOWN_SECONDS),
-            (signal.SIGQUIT, IMMEDIATE_SHUTDOWN_SECONDS),
-        ):
-            with suppress(psutil.NoSuchProcess):
-                server.send_signal(stop_signal)
-            if _wait_until(lambda: self._has_ended(server), limit):
-                return
-        raise EmbeddedPostgresError(
-            f"the embedded database server, process {server.pid}, does not stop; its last words, from "
-            f"{place.log}:\n{_last_words(place)}"
-        )
-
-    def _has_ended(self, server: psutil.Process) -> bool:
-        if self._child is not None and self._child.pid == server.pid:
-            return self._child.poll() is not None
-        return not _is_alive(server)
 
 
 def is_used(home: Path) -> bool:
@@ -211,10 +146,8 @@ def is_used(home: Path) -> bool:
 def folders(home: Path) -> list[Path]:
     """The folders of the embedded server of `home`: those that `forget` removes."""
     inside = home.resolve() / "postgres"
-    place = existing_place(home.resolve())
-    return [
-        folder for folder in dict.fromkeys([place.folder if place else inside, inside]) if folder.exists()
-    ]
+    place = existing_place(home.resolve()) or Place(inside)
+    return [folder for folder in dict.fromkeys([place.folder, inside]) if folder.exists()]
 
 
 def forget(home: Path) -> None:
@@ -224,16 +157,15 @@ def forget(home: Path) -> None:
         EmbeddedPostgresError: a process uses the server.
     """
     place = existing_place(home.resolve())
-    if place is None:
-        return
-    with _locked(place.lock):
-        if _has_users(place):
-            raise EmbeddedPostgresError(
-                f"the embedded database of {home} is in use; stop `control-panel up` and other commands first"
-            )
-        EmbeddedPostgres(home)._stop(place)
-        for folder in folders(home):
-            shutil.rmtree(folder)
+    if place is not None:
+        with _locked(place.lock):
+            if _has_users(place):
+                raise EmbeddedPostgresError(
+                    f"the embedded database of {home} is in use; stop `control-panel up` and other commands"
+                )
+            _stop(place)
+    for folder in folders(home):
+        shutil.rmtree(folder)
 
 
 @contextmanager
@@ -256,6 +188,78 @@ def _has_users(place: Place) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def _ensure_running(place: Place) -> None:
+    """Start the server unless it answers. The caller holds the lock."""
+    if _postmaster(place) and _wait_until_ready(place, lambda: _postmaster(place) is not None):
+        return
+    account = account_of(place)
+    binaries = reachable_binaries(place, account)
+    if not place.cluster.exists():
+        create_cluster(place, account, binaries)
+    if not _launch(place, account, binaries):
+        raise EmbeddedPostgresError(
+            f"the embedded database server does not start; its last words, from {place.log}:\n"
+            f"{_last_words(place)}"
+        )
+
+
+def _launch(place: Place, account: Account, binaries: Path) -> bool:
+    """Start the server, once more where another process takes its port or old processes still end."""
+    patience = time.monotonic() + ORPHANS_SECONDS
+    attempts = 0
+    while attempts < START_ATTEMPTS:
+        _disown_stale_pid_file(place)
+        port = _choose_port(place)
+        place.port.write_text(f"{port}\n")
+        with _open_log(place) as log:
+            child = subprocess.Popen(
+                _server_command(place, binaries, port),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C at the terminal is for us, not for the server
+                **account.process_options(),
+            )
+        try:
+            if _wait_until_ready(place, lambda process=child: process.poll() is None):  # type: ignore[misc]
+                return True
+        except BaseException:
+            child.send_signal(signal.SIGINT)
+            raise
+        said = _last_words(place)
+        if "pre-existing shared memory block" in said and time.monotonic() < patience:
+            time.sleep(10 * POLL_SECONDS)
+        elif "Address already in use" in said:
+            attempts += 1
+        else:
+            return False
+    return False
+
+
+def _stop(place: Place) -> None:
+    """Shut the server down: fast, and cut short after a limit. The caller holds the lock."""
+    server = _postmaster(place)
+    if server is None:
+        return
+    for stop_signal, limit in (
+        (signal.SIGINT, FAST_SHUTDOWN_SECONDS),
+        (signal.SIGQUIT, IMMEDIATE_SHUTDOWN_SECONDS),
+    ):
+        with suppress(psutil.NoSuchProcess):
+            server.send_signal(stop_signal)
+        if _wait_until(lambda: _has_ended(server), limit):
+            return
+    raise EmbeddedPostgresError(
+        f"the embedded database server, process {server.pid}, does not stop; its last words, from "
+        f"{place.log}:\n{_last_words(place)}"
+    )
+
+
+def _has_ended(server: psutil.Process) -> bool:
+    with suppress(ChildProcessError):
+        os.waitpid(server.pid, os.WNOHANG)  # a child of this process must be reaped, or it stays a zombie
+    return not _is_alive(server)
 
 
 def _server_command(place: Place, binaries: Path, port: int) -> list[str]:
@@ -389,8 +393,7 @@ def _wait_until_ready(place: Place, is_alive: Callable[[], bool]) -> bool:
         if not is_alive():
             return False
         waited = time.monotonic() - started
-        says_something = len(_pid_file(place)) >= 8
-        if waited > (RECOVERY_SECONDS if says_something else SILENT_SECONDS):
+        if waited > (RECOVERY_SECONDS if _postmaster(place) else SILENT_SECONDS):
             raise EmbeddedPostgresError(
                 f"the embedded database server does not answer after {waited:.0f} s; its last words, from "
                 f"{place.log}:\n{_last_words(place)}"
