@@ -72,10 +72,10 @@ def _print_json(accounts: Sequence[Account]) -> None:
 def _table(accounts: Sequence[Account]) -> Table:
     from rich.table import Table
 
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("account", "window"):
         table.add_column(name, no_wrap=True)
-    for name in ("limit", "used", "pending", "available"):
+    for name in ("limit", "used", "pending", "left"):
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("state", "resets (UTC)"):
         table.add_column(name, no_wrap=True)
@@ -92,7 +92,7 @@ def _table(accounts: Sequence[Account]) -> Table:
 
 
 def _reset(ends_at: datetime | None) -> str:
-    return f"{ends_at:%d %b %H:%M}" if ends_at else "opens with use"
+    return f"{ends_at:%d %b %H:%M}" if ends_at else "with first use"
 
 
 def _shown(amount: Decimal, unit: Unit) -> str:
