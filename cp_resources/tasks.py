@@ -1,0 +1,212 @@
+"""The rows of tasks and task_payloads: storing submissions in bulk, and what is asked about them.
+
+Scores, assignments and executions of a task have stores of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, LiteralString, NamedTuple
+
+import psycopg
+from psycopg.rows import class_row
+
+from cp_core.tasks.states import TaskState
+from cp_core.tasks.submission import TaskSubmission
+from cp_resources.database import Database
+
+INSERT_ATTEMPTS = 3
+"""Two writers that hold the same tasks in another order may stop each other; the loser tries again."""
+
+
+class NewTask(NamedTuple):
+    """One task as it goes into the database; the fields are the columns, in the order of `_COPY`."""
+
+    task_id: str
+    idempotency_key: str | None
+    submitted_at: datetime
+    priority: int
+    workspace: str
+    deadline: datetime | None
+    dependencies: list[str] | None
+    max_attempts: int
+    title: str
+    description: str
+    labels: list[str]
+    estimated_files: int | None
+    estimated_lines: int | None
+    workspace_files: int | None
+    extra: str | None
+
+    @classmethod
+    def of(cls, submission: TaskSubmission, task_id: str, extra: str | None) -> NewTask:
+        """The row of a validated submission; `extra` is JSON."""
+        return cls(
+            task_id,
+            submission.idempotency_key,
+            submission.submitted_at,
+            submission.priority,
+            submission.workspace,
+            submission.deadline,
+            list(submission.dependencies) or None,
+            submission.max_attempts,
+            submission.title,
+            submission.description,
+            list(submission.labels),
+            submission.estimated_files,
+            submission.estimated_lines,
+            submission.workspace_files,
+            extra,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTask:
+    """A task as the database holds it. `id` is internal; `task_id` is the one people use."""
+
+    id: int
+    task_id: str
+    idempotency_key: str | None
+    submitted_at: datetime
+    submission_day: date
+    state: TaskState
+    reason: str | None
+    priority: int
+    workspace: str
+    deadline: datetime | None
+    dependencies: list[str] | None
+    attempts: int
+    max_attempts: int
+    title: str
+    description: str
+    labels: list[str]
+    estimated_files: int | None
+    estimated_lines: int | None
+    workspace_files: int | None
+    extra: dict[str, Any] | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", TaskState(self.state))
+
+
+class TaskStore:
+    """Tasks in the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def insert(self, rows: Sequence[NewTask]) -> tuple[int, int]:
+        """Store tasks in one transaction; return how many were stored and how many were there before.
+
+        A row whose task_id or idempotency_key is taken, by an earlier task or an earlier row, changes
+        nothing.
+        """
+        for attempt in range(1, INSERT_ATTEMPTS + 1):
+            try:
+                stored = self._insert(rows)
+                return stored, len(rows) - stored
+            except psycopg.errors.DeadlockDetected:
+                if attempt == INSERT_ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    def get(self, task_id: str) -> StoredTask | None:
+        """The task with this id, or None."""
+        with (
+            self._database.transaction() as connection,
+            connection.cursor(row_factory=class_row(StoredTask)) as cursor,
+        ):
+            return cursor.execute(_GET, [task_id]).fetchone()
+
+    def known_ids(self, task_ids: Collection[str]) -> set[str]:
+        """Those of `task_ids` that are stored."""
+        return self._known("SELECT task_id FROM tasks WHERE task_id = ANY(%s)", task_ids)
+
+    def known_keys(self, idempotency_keys: Collection[str]) -> set[str]:
+        """Those of `idempotency_keys` that a stored task has."""
+        return self._known(
+            "SELECT idempotency_key FROM tasks WHERE idempotency_key = ANY(%s)", idempotency_keys
+        )
+
+    def counts(self, day: date) -> dict[TaskState, int]:
+        """How many tasks submitted on `day` stand in each state that has any."""
+        rows = self._database.fetch(
+            "SELECT state, count(*) FROM tasks WHERE submission_day = %s GROUP BY state ORDER BY state", [day]
+        )
+        return {TaskState(state): count for state, count in rows}
+
+    def days_with_work(self, now: datetime | None = None) -> list[tuple[date, int]]:
+        """Submission days on which a run would find something to do now, oldest first, and how many tasks.
+
+        That is tasks to assign or to execute whose time has come, and running ones whose lease ran out. `now`
+        is the database's clock when not given.
+        """
+        return self._database.fetch(_DAYS_WITH_WORK, {"now": now})
+
+    def _insert(self, rows: Sequence[NewTask]) -> int:
+        with self._database.transaction() as connection:
+            connection.execute(_INCOMING)
+            with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
+                for row in rows:
+                    copy.write_row(row)
+            stored = connection.execute(_INSERT_TASKS).rowcount
+            connection.execute(_INSERT_PAYLOADS)
+            return stored
+
+    def _known(self, query: LiteralString, values: Collection[str]) -> set[str]:
+        return {value for (value,) in self._database.fetch(query, [list(values)])} if values else set()
+
+
+# The id is drawn on the way in, so that a row of `incoming` is found again once it is in `tasks`.
+_INCOMING: LiteralString = """
+CREATE TEMPORARY TABLE incoming (
+    id bigint DEFAULT nextval('cp.tasks_id_seq'),
+    task_id text, idempotency_key text, submitted_at timestamptz, priority smallint, workspace text,
+    deadline timestamptz, dependencies text[], max_attempts smallint,
+    title text, description text, labels text[],
+    estimated_files integer, estimated_lines integer, workspace_files integer, extra jsonb
+) ON COMMIT DROP
+"""
+
+_COPY: LiteralString = """
+COPY incoming (
+    task_id, idempotency_key, submitted_at, priority, workspace, deadline, dependencies, max_attempts, title,
+    description, labels, estimated_files, estimated_lines, workspace_files, extra
+) FROM STDIN
+"""
+
+_INSERT_TASKS: LiteralString = """
+INSERT INTO tasks (
+    id, task_id, idempotency_key, submitted_at, priority, workspace, deadline, dependencies, max_attempts
+)
+SELECT id, task_id, idempotency_key, submitted_at, priority, workspace, deadline, dependencies, max_attempts
+FROM incoming ORDER BY id
+ON CONFLICT DO NOTHING
+"""
+
+_INSERT_PAYLOADS: LiteralString = """
+INSERT INTO task_payloads (
+    task, title, description, labels, estimated_files, estimated_lines, workspace_files, extra
+)
+SELECT id, title, description, labels, estimated_files, estimated_lines, workspace_files, extra
+FROM incoming JOIN tasks USING (id)
+"""
+
+_GET: LiteralString = """
+SELECT id, task_id, idempotency_key, submitted_at, submission_day, state, reason, priority, workspace,
+    deadline, dependencies, attempts, max_attempts, title, description, labels, estimated_files, estimated_lines,
+    workspace_files, extra
+FROM tasks JOIN task_payloads ON task = id
+WHERE task_id = %s
+"""
+
+_DAYS_WITH_WORK: LiteralString = """
+WITH clock AS (SELECT coalesce(%(now)s::timestamptz, now()) AS now)
+SELECT submission_day, count(*)
+FROM tasks, clock
+WHERE state IN ('queued', 'deferred', 'assigned') AND available_at <= clock.now
+    OR state = 'running' AND lease_expires_at < clock.now
+GROUP BY submission_day ORDER BY submission_day
+"""
