@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import pickle
 import re
 import time
 import uuid
@@ -19,9 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryFile
 from types import TracebackType
-from typing import NamedTuple
 
 import psycopg
 
@@ -29,6 +26,7 @@ from cp_core.tasks.dependencies import judge
 from cp_core.tasks.mapping import FieldMap, MappingError
 from cp_core.tasks.submission import Problem, SubmissionError, TaskSubmission, extra_json, shown, validate
 from cp_resources.database import DatabaseUnavailableError
+from cp_resources.held_rows import HeldRow, HeldRows
 from cp_resources.rejects import RejectsFile
 from cp_resources.task_files import BadRow, Row, TaskFile, UnusableFileError, open_task_file
 from cp_resources.tasks import NewTask, TaskStore
@@ -104,7 +102,7 @@ class Intake:
         self._bytes = 0
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="intake")
         self._writing: Future[tuple[int, int]] | None = None
-        self._held = _Held()
+        self._held = HeldRows()
 
     def take(self, file: TaskFile, rejects: RejectsFile) -> None:
         """Take every row of a file.
@@ -257,7 +255,7 @@ class Intake:
             else:
                 self._count(0, 1)
 
-    def _reject_held(self, row: _HeldRow, message: str) -> None:
+    def _reject_held(self, row: HeldRow, message: str) -> None:
         problem = Problem("dependencies", shown(row.task.dependencies), message)
         self._reject(self._held.rejects[row.rejects], row.line, [problem], row.text)
 
@@ -285,8 +283,8 @@ class Intake:
     def _stopped(self, error: Exception) -> IntakeStoppedError:
         cause = str(error).strip().partition("\n")[0]
         return IntakeStoppedError(
-            f"the database was lost ({cause}); {self._counts['stored']:,} tasks are stored. Submit the same again "
-            "when it is back: what is stored already counts as duplicate"
+            f"the database was lost ({cause}); {self._counts['stored']:,} tasks are stored. Submit the same "
+            "again when it is back: what is stored already counts as duplicate"
         )
 
 
@@ -297,62 +295,6 @@ def _task_id(submission: TaskSubmission, file: TaskFile, number: int) -> str:
     if submission.idempotency_key is not None:
         return f"task-{uuid.uuid5(_MADE_IDS, f'key {submission.idempotency_key}')}"
     return f"task-{uuid.uuid5(_MADE_IDS, f'row {number} of {file.identity}')}"
-
-
-class _HeldRow(NamedTuple):
-    """A row that waits for the others; `rejects` is the position of its rejects file in `_Held.rejects`."""
-
-    task: NewTask
-    line: int
-    text: bytes
-    rejects: int
-
-
-class _Held:
-    """Rows that wait for the others, on disk; in memory only who they are and what they depend on.
-
-    Attributes:
-        dependencies: ids depended on, by task_id.
-        places: where on disk a row stands, by task_id.
-        keys: task_id by idempotency key.
-        repeats: rows that use the id or key of an earlier one: that one's task_id, and their own place.
-        rejects: rejects files of the files they came from.
-    """
-
-    def __init__(self) -> None:
-        self.dependencies: dict[str, list[str]] = {}
-        self.places: dict[str, int] = {}
-        self.keys: dict[str, str] = {}
-        self.repeats: list[tuple[str, int]] = []
-        self.rejects: list[RejectsFile] = []
-        self._spool = TemporaryFile()  # noqa: SIM115 - open for as long as this object is
-
-    def add(self, task: NewTask, rejects: RejectsFile, row: Row) -> None:
-        """Keep a row for later."""
-        if not self.rejects or self.rejects[-1] is not rejects:
-            self.rejects.append(rejects)
-        place = self._spool.seek(0, os.SEEK_END)
-        pickle.dump(_HeldRow(task, row.line, row.text, len(self.rejects) - 1), self._spool)
-        first = (
-            task.task_id if task.task_id in self.dependencies else self.keys.get(task.idempotency_key or "")
-        )
-        if first is not None:
-            self.repeats.append((first, place))
-            return
-        self.dependencies[task.task_id] = task.dependencies or []
-        self.places[task.task_id] = place
-        if task.idempotency_key is not None:
-            self.keys[task.idempotency_key] = task.task_id
-
-    def read(self, place: int) -> _HeldRow:
-        """The row that stands at `place`."""
-        self._spool.seek(place)
-        row: _HeldRow = pickle.load(self._spool)  # noqa: S301 - written by this process, in a file of its own
-        return row
-
-    def close(self) -> None:
-        """Give the disk space back."""
-        self._spool.close()
 
 
 SETTLED_SECONDS = 5.0

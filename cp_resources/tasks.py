@@ -196,8 +196,8 @@ FROM incoming JOIN tasks USING (id)
 
 _GET: LiteralString = """
 SELECT id, task_id, idempotency_key, submitted_at, submission_day, state, reason, priority, workspace,
-    deadline, dependencies, attempts, max_attempts, title, description, labels, estimated_files, estimated_lines,
-    workspace_files, extra
+    deadline, dependencies, attempts, max_attempts, title, description, labels,
+    estimated_files, estimated_lines, workspace_files, extra
 FROM tasks JOIN task_payloads ON task = id
 WHERE task_id = %s
 """
