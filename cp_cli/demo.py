@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from cp_cli.up import Stack
+    from cp_cli.stack import Stack
     from cp_resources.dagster_api import CheckResult, DagsterApi
     from cp_resources.database import Database
 
@@ -56,7 +56,7 @@ def demo(
     """
     from rich.console import Console
 
-    from cp_cli.up import Stack
+    from cp_cli.stack import Stack
     from cp_resources.clean import forget_data
 
     began = time.monotonic()

@@ -6,6 +6,7 @@ at once.
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -89,12 +90,18 @@ def control_panel(
 
 def run() -> NoReturn:
     """Run the command line: exit code 2 and one sentence for an error that a person can mend."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)  # what a command started is stopped as after Ctrl-C
     try:
         app(prog_name="control-panel")
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
     sys.exit(0)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -32,8 +31,9 @@ import psutil
 import psycopg
 from psycopg import sql
 
+from cp_resources.log_files import last_lines, open_log
+from cp_resources.ports import LOOPBACK, free_port, is_free
 from cp_resources.postgres_place import (
-    LINES_SHOWN,
     SUPERUSER,
     Account,
     EmbeddedPostgresError,
@@ -45,7 +45,6 @@ from cp_resources.postgres_place import (
     reachable_binaries,
 )
 
-HOST = "127.0.0.1"
 SILENT_SECONDS = 60
 """How long a new server may take to say anything."""
 RECOVERY_SECONDS = 900
@@ -57,7 +56,6 @@ ORPHANS_SECONDS = 30
 """How long the processes of a killed postmaster may take to notice and end; a new one cannot start before."""
 POLL_SECONDS = 0.02
 START_ATTEMPTS = 5
-LOG_LIMIT_BYTES = 10_000_000
 
 _logger = logging.getLogger(__name__)
 
@@ -201,7 +199,7 @@ def _ensure_running(place: Place) -> None:
     if not _launch(place, account, binaries):
         raise EmbeddedPostgresError(
             f"the embedded database server does not start; its last words, from {place.log}:\n"
-            f"{_last_words(place)}"
+            f"{last_lines(place.log)}"
         )
 
 
@@ -213,7 +211,7 @@ def _launch(place: Place, account: Account, binaries: Path) -> bool:
         _disown_stale_pid_file(place)
         port = _choose_port(place)
         place.port.write_text(f"{port}\n")
-        with _open_log(place) as log:
+        with open_log(place.log) as log:
             child = subprocess.Popen(
                 _server_command(place, binaries, port),
                 stdout=log,
@@ -227,7 +225,7 @@ def _launch(place: Place, account: Account, binaries: Path) -> bool:
         except BaseException:
             child.send_signal(signal.SIGINT)
             raise
-        said = _last_words(place)
+        said = last_lines(place.log)
         if "pre-existing shared memory block" in said and time.monotonic() < patience:
             time.sleep(10 * POLL_SECONDS)
         elif "Address already in use" in said:
@@ -252,7 +250,7 @@ def _stop(place: Place) -> None:
             return
     raise EmbeddedPostgresError(
         f"the embedded database server, process {server.pid}, does not stop; its last words, from "
-        f"{place.log}:\n{_last_words(place)}"
+        f"{place.log}:\n{last_lines(place.log)}"
     )
 
 
@@ -264,7 +262,7 @@ def _has_ended(server: psutil.Process) -> bool:
 
 def _server_command(place: Place, binaries: Path, port: int) -> list[str]:
     settings = {
-        "listen_addresses": HOST,
+        "listen_addresses": LOOPBACK,
         "port": port,
         "unix_socket_directories": "",
         "max_connections": 200,
@@ -282,17 +280,15 @@ def _url(place: Place, database: str) -> str:
             f"the embedded database's password file {place.password} is missing. Put it back, or start "
             "afresh with: control-panel clean-data"
         ) from error
-    return f"postgresql://{SUPERUSER}:{password}@{HOST}:{place.port.read_text().strip()}/{database}"
+    return f"postgresql://{SUPERUSER}:{password}@{LOOPBACK}:{place.port.read_text().strip()}/{database}"
 
 
 def _choose_port(place: Place) -> int:
     """The port of the last start, or another one when that is taken."""
     remembered = int(place.port.read_text()) if place.port.exists() else None
-    if remembered and _is_free(remembered):
+    if remembered and is_free(remembered):
         return remembered
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     if remembered:
         _logger.warning(
             "port %d of the embedded database is in use by another process; it now listens on %d",
@@ -300,29 +296,6 @@ def _choose_port(place: Place) -> int:
             port,
         )
     return port
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
-
-
-def _open_log(place: Place) -> IO[str]:
-    if place.log.exists() and place.log.stat().st_size > LOG_LIMIT_BYTES:
-        place.log.replace(place.log.with_suffix(".log.1"))
-    place.log.touch(mode=0o600)
-    return place.log.open("a")
-
-
-def _last_words(place: Place) -> str:
-    with place.log.open(errors="replace") as log:
-        log.seek(max(0, place.log.stat().st_size - 20_000))
-        return "".join(log.readlines()[-LINES_SHOWN:]).strip()
 
 
 def _pid_file(place: Place) -> list[str]:
@@ -396,7 +369,7 @@ def _wait_until_ready(place: Place, is_alive: Callable[[], bool]) -> bool:
         if waited > (RECOVERY_SECONDS if _postmaster(place) else SILENT_SECONDS):
             raise EmbeddedPostgresError(
                 f"the embedded database server does not answer after {waited:.0f} s; its last words, from "
-                f"{place.log}:\n{_last_words(place)}"
+                f"{place.log}:\n{last_lines(place.log)}"
             )
         time.sleep(POLL_SECONDS)
     return True

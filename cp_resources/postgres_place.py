@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from cp_resources.errors import UserError
+from cp_resources.log_files import LINES_QUOTED
 
 SUPERUSER = "control_panel"
 UNPRIVILEGED_ACCOUNTS = ("postgres", "nobody")
 OUTSIDE_FOLDERS = (Path("/var/lib/control-panel"), Path(tempfile.gettempdir()) / "control-panel")
-LINES_SHOWN = 12
 
 
 class EmbeddedPostgresError(UserError):
@@ -186,7 +186,7 @@ def create_cluster(place: Place, account: Account, binaries: Path) -> None:
     )
     if done.returncode != 0:
         shutil.rmtree(partial, ignore_errors=True)
-        said = "\n".join(done.stdout.splitlines()[-LINES_SHOWN:])
+        said = "\n".join(done.stdout.splitlines()[-LINES_QUOTED:])
         raise EmbeddedPostgresError(
             f"cannot create the embedded database in {place.folder}; initdb said:\n{said}"
         )
