@@ -167,7 +167,7 @@ def add_task(database: Database, task_id: str, submitted_at: str = "2026-03-02T0
         )
 
 
-def tick(database: Database, instance: DagsterInstance, cursor: str | None = None) :
+def tick(database: Database, instance: DagsterInstance, cursor: str | None = None):
     """One evaluation of new_tasks_sensor, as the code server makes it."""
     context = build_sensor_context(
         instance=instance,
@@ -284,7 +284,7 @@ class TestNewTasksSensor:
         assert "this needs a person" in tick(database, instance).skip_message
 
 
-def inbox_tick(folder: Path, instance: DagsterInstance) :
+def inbox_tick(folder: Path, instance: DagsterInstance):
     context = build_sensor_context(
         instance=instance,
         resources={"settings": Settings(inbox_dir=folder)},
