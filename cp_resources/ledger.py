@@ -96,12 +96,18 @@ SET "window" = %s, quota_limit = %s, window_started_at = %s, window_ends_at = %s
 WHERE account = %s
 """
 
+# Each key is looked up by itself (OFFSET 0 keeps it so), and planned anew: in a table that has just begun to
+# grow the planner would take a list of keys for half of all rows, and keep a plan made for an empty table.
 _PENDINGS = """
-SELECT pending.transfer_id, pending.reservation, pending.debit_account, pending.credit_account,
-       pending.amount, pending.task, resolution.phase
-FROM cp.quota_transfers AS pending
-LEFT JOIN cp.quota_transfers AS resolution ON resolution.pending_id = pending.transfer_id
-WHERE pending.phase = 'pending' AND pending.reservation = ANY(%s)
+SELECT pending.*
+FROM unnest(%s::uuid[]) AS key,
+LATERAL (
+    SELECT transfer_id, reservation, debit_account, credit_account, amount, task,
+           (SELECT phase FROM cp.quota_transfers WHERE pending_id = reserved.transfer_id)
+    FROM cp.quota_transfers AS reserved
+    WHERE phase = 'pending' AND reservation = key
+    OFFSET 0
+) AS pending
 """
 
 _EXPIRED = """
@@ -270,8 +276,8 @@ def _read_with_pendings(
     connection: psycopg.Connection, keys: list[UUID]
 ) -> tuple[dict[str, Balance], datetime, list[Pending]]:
     balances, now = _read(connection)
-    rows = connection.execute(_PENDINGS, (keys,)).fetchall()
-    return balances, now, [Pending(*row, phase and Phase(phase)) for *row, phase in rows]
+    rows = connection.execute(_PENDINGS, (keys,), prepare=False).fetchall()
+    return balances, now, [Pending(*row[:-1], resolved_by=row[-1] and Phase(row[-1])) for row in rows]
 
 
 def _balances(rows: list[tuple[Any, ...]]) -> tuple[dict[str, Balance], datetime]:
