@@ -50,7 +50,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
-    """Find a file of real data beside the project, or in CP_SHARED_DATA; skip the test where it is missing."""
+    """Find a file of real data beside the project or in CP_SHARED_DATA; without it the test is skipped."""
     folder = Path(os.environ.get(SHARED_DATA, SHARED_DATA_DEFAULT))
 
     def find(name: str) -> Path:
