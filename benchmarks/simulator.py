@@ -1,6 +1,6 @@
-"""Claim: one process of the simulator answers at least 1,000 calls a second, so that it is not what a run waits for.
+"""Claim: one process of the simulator answers 1,000 calls a second, so that it is not what a run waits for.
 
-The client is a bare loop over sockets, as an HTTP library would be the slower side. Latency and failures are off.
+The client is a bare loop over sockets, as an HTTP library would be the slower side. No latency, no failures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CALLS = 6000
 CONNECTIONS = 32
 GOAL = ">= 1000"
 INSTRUCTIONS = "You are a software engineer. Do the task and end with a block of evidence. " * 12
-TASK = "The webhook handler runs twice when the sender retries; make delivery {} idempotent. " * 10
+TASK = "The webhook handler runs twice when the sender retries; make it idempotent. " * 10
 
 
 def main() -> None:
@@ -40,8 +40,10 @@ def _simulator(workers: int) -> Iterator[str]:
     command = [sys.executable, "-m", "cp_cli.main", "simulate", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().split()[1]
-        process.terminate()
+        try:
+            yield process.stdout.readline().split()[1]
+        finally:
+            process.terminate()
 
 
 async def _calls(url: str, calls: int) -> float:
@@ -58,12 +60,13 @@ async def _connection(url: str, numbers: Iterator[int]) -> None:
     for number in numbers:
         messages = [
             {"role": "system", "content": INSTRUCTIONS},
-            {"role": "user", "content": TASK.format(number)},
+            {"role": "user", "content": f"Delivery {number}. {TASK}"},
         ]
         body = json.dumps({"model": "gpt-5.4", "messages": messages}).encode()
         head = (
-            "POST /openai/v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer simulated\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+            "POST /openai/v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
+            "authorization: Bearer simulated\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\n\r\n"
         )
         writer.write(head.encode() + body)
         answer = await reader.readuntil(b"\r\n\r\n")
