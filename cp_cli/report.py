@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from decimal import Decimal
 
     from rich.console import Console, RenderableType
     from rich.table import Table
@@ -72,8 +73,7 @@ def _tasks(figures: Report) -> Table:
 def _models(figures: Report) -> Table:
     table = _table(
         "Models",
-        *("model", "attempts", "success", "quality", "input tokens", "cached", "output tokens"),
-        *("list price", "billed"),
+        *("model", "tries", "success", "quality", "input", "cached", "output", "list price", "billed"),
     )
     for line in figures.models:
         table.add_row(
@@ -81,9 +81,9 @@ def _models(figures: Report) -> Table:
             f"{line.attempts:,}",
             _percent(line.success_rate),
             _number(line.quality),
-            f"{line.input_tokens:,}",
+            _tokens(line.input_tokens),
             _percent(line.cached_tokens / line.input_tokens if line.input_tokens else None),
-            f"{line.output_tokens:,}",
+            _tokens(line.output_tokens),
             f"${line.cost_usd:,.2f}",
             f"${line.billed_usd:,.2f}",
         )
@@ -92,9 +92,9 @@ def _models(figures: Report) -> Table:
         "all",
         f"{sum(line.attempts for line in figures.models):,}",
         *("", ""),
-        f"{sum(line.input_tokens for line in figures.models):,}",
+        _tokens(sum(line.input_tokens for line in figures.models)),
         "",
-        f"{sum(line.output_tokens for line in figures.models):,}",
+        _tokens(sum(line.output_tokens for line in figures.models)),
         f"${sum(line.cost_usd for line in figures.models):,.2f}",
         f"${sum(line.billed_usd for line in figures.models):,.2f}",
     )
@@ -104,7 +104,7 @@ def _models(figures: Report) -> Table:
 def _quotas(accounts: Sequence[Account]) -> Table:
     table = _table("Quota", "account", "limit", "used", "reserved", "left", "state")
     for account in accounts:
-        show = "${:,.2f}".format if account.unit == "usd" else "{:,.0f}".format
+        show = "${:,.2f}".format if account.unit == "usd" else _tokens
         table.add_row(
             account.account,
             show(account.limit),
@@ -120,7 +120,7 @@ def _estimates(figures: Report) -> Table:
     estimates = figures.estimates
     table = _table(
         f"Token estimates against {estimates.tasks:,} attempts that succeeded",
-        *("", "actual / expected, in total", "actual / median, median task", "within the 80 % interval"),
+        *("", "total / expected", "median task / median", "in 80 % interval"),
     )
     table.add_row(
         "input",
@@ -144,12 +144,25 @@ def _verdict(ledger: LedgerReport) -> str:
 
 
 def _table(title: str, *columns: str) -> Table:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position == 0 else "right")
+        table.add_column(column, justify="left" if position == 0 else "right", no_wrap=True)
     return table
+
+
+def _tokens(count: int | Decimal) -> str:
+    """A count of tokens, in millions where there are so many."""
+    return f"{count / 1_000_000:,.1f}M" if count >= 1_000_000 else f"{count:,.0f}"
 
 
 def _percent(share: float | None) -> str:
