@@ -1,4 +1,4 @@
-"""`control-panel submit` as a person or a script runs it: exit codes, output, and what is left on the disk."""
+"""`control-panel submit` as a person or a script runs it: exit codes, output, and what stays on the disk."""
 
 from __future__ import annotations
 
