@@ -73,7 +73,7 @@ def _tasks(figures: Report) -> Table:
 def _models(figures: Report) -> Table:
     table = _table(
         "Models",
-        *("model", "tries", "success", "quality", "input", "cached", "output", "list price", "billed"),
+        *("model", "tries", "success", "quality", "input", "output", "list", "billed"),
     )
     for line in figures.models:
         table.add_row(
@@ -82,7 +82,6 @@ def _models(figures: Report) -> Table:
             _percent(line.success_rate),
             _number(line.quality),
             _tokens(line.input_tokens),
-            _percent(line.cached_tokens / line.input_tokens if line.input_tokens else None),
             _tokens(line.output_tokens),
             f"${line.cost_usd:,.2f}",
             f"${line.billed_usd:,.2f}",
@@ -93,7 +92,6 @@ def _models(figures: Report) -> Table:
         f"{sum(line.attempts for line in figures.models):,}",
         *("", ""),
         _tokens(sum(line.input_tokens for line in figures.models)),
-        "",
         _tokens(sum(line.output_tokens for line in figures.models)),
         f"${sum(line.cost_usd for line in figures.models):,.2f}",
         f"${sum(line.billed_usd for line in figures.models):,.2f}",
@@ -144,16 +142,15 @@ def _verdict(ledger: LedgerReport) -> str:
 
 
 def _table(title: str, *columns: str) -> Table:
-    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(
         title=title,
         title_justify="left",
         title_style="bold",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
+        header_style="dim",
+        box=None,
+        padding=(0, 2, 0, 0),
     )
     for position, column in enumerate(columns):
         table.add_column(column, justify="left" if position == 0 else "right", no_wrap=True)
@@ -161,8 +158,8 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _tokens(count: int | Decimal) -> str:
-    """A count of tokens, in millions where there are so many."""
-    return f"{count / 1_000_000:,.1f}M" if count >= 1_000_000 else f"{count:,.0f}"
+    """A count of tokens, in millions."""
+    return f"{count / 1_000_000:,.2f}M"
 
 
 def _percent(share: float | None) -> str:
