@@ -123,9 +123,8 @@ class ComplexityRules(_Section):
             if step.max_files is None or step.max_lines is None:
                 raise ValueError(f"levels.{level} needs both max_files and max_lines")
         for name in ("factor", "max_files", "max_lines"):
-            _require_rising(
-                f"levels.*.{name}", [getattr(step, name) for step in steps if getattr(step, name)]
-            )
+            numbers = [getattr(step, name) for step in steps]
+            _require_rising(f"levels.*.{name}", [number for number in numbers if number is not None])
         return self
 
 

@@ -18,7 +18,7 @@ _FILES, _LINES = ("file", "files"), ("line", "lines", "loc")
 _REACH_IN_WORDS = 2
 _REACH_IN_BYTES = 40
 _NUMBER_AT_THE_END = re.compile(  # "15+ ", "1,500 ", "2k ", "three new ", "one-"
-    rf"(?<![\w.,])([0-9][0-9,.]*k?|{'|'.join(_NUMBER_WORDS)})\+?[\s-]{{1,3}}(?:[a-z]+[\s-]+)?\Z".encode()
+    rf"(?<![\w.,])([0-9]+(?:[,.][0-9]+)*k?|{'|'.join(_NUMBER_WORDS)})\+?[\s-]{{1,3}}(?:[a-z]+[\s-]+)?\Z".encode()
 )
 
 
