@@ -13,48 +13,51 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.report import note
+
 HERE = Path(__file__).parent
 NOT_BENCHMARKS = {"__init__", "__main__", "report"}
+WIDTH_OF_A_FILE = 160
 
 
 def main() -> None:
-    """Run the benchmarks named on the command line, or all of them. Goals that are not met are no failure."""
+    """Run the benchmarks named on the command line, or all of them.
+
+    A goal that is not met is no failure; a benchmark that does not finish is.
+    """
     names = sys.argv[1:] or sorted(path.stem for path in HERE.glob("*.py") if path.stem not in NOT_BENCHMARKS)
-    console = Console(stderr=True)
-    console.print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.platform()}")
-    rows = []
+    note(f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.platform()}")
+    rows, unfinished = [], []
     for name in names:
-        console.print(f"running benchmarks.{name} ...")
-        rows += _run(name)
-    Console().print(_table(rows))
+        note(f"running benchmarks.{name} ...")
+        exit_code, own = _run(name)
+        rows += own
+        if exit_code != 0:
+            unfinished.append(f"benchmarks.{name} did not finish: exit code {exit_code}")
+    console = Console()
+    console = console if console.is_terminal else Console(width=WIDTH_OF_A_FILE)
+    console.print(_table(rows))
+    if unfinished:
+        sys.exit("\n".join(unfinished))
 
 
-def _run(name: str) -> list[dict[str, Any]]:
-    process = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}"], cwd=HERE.parent, stdout=subprocess.PIPE, text=True
-    )
-    rows = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
-    if process.returncode != 0:
-        rows.append({"benchmark": name, "case": f"did not finish: exit code {process.returncode}"})
-    return rows
+def _run(name: str) -> tuple[int, list[dict[str, Any]]]:
+    """The exit code of a benchmark, and what it reported."""
+    command = [sys.executable, "-m", f"benchmarks.{name}"]
+    process = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True)
+    return process.returncode, [json.loads(line) for line in process.stdout.splitlines()]
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table("benchmark", "case", "metric", title="Benchmarks", title_justify="left")
-    for name in ("value", "unit", "goal", "met"):
-        table.add_column(name, justify="right" if name in ("value", "goal") else "left")
+    table.add_column("value", justify="right")
+    table.add_column("unit")
+    table.add_column("goal", justify="right")
+    table.add_column("met")
     for row in rows:
-        met = {True: "[green]yes", False: "[red]no", None: ""}[row.get("met")]
-        value = f"{row['value']:,.6g}" if "value" in row else ""
-        table.add_row(
-            row["benchmark"],
-            row["case"],
-            row.get("metric", ""),
-            value,
-            row.get("unit", ""),
-            row.get("goal") or "",
-            met,
-        )
+        met = {True: "[green]yes", False: "[red]no", None: ""}[row["met"]]
+        value, goal = f"{row['value']:,.6g}", row["goal"] or ""
+        table.add_row(row["benchmark"], row["case"], row["metric"], value, row["unit"], goal, met)
     return table
 
 
