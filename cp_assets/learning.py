@@ -1,11 +1,17 @@
 """Group `learning`: what the outcomes of a day teach about the models."""
 
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
 from dagster import AssetExecutionContext, AssetKey, MaterializeResult, ResourceParam, asset
 
 from cp_assets.checks import Check, checks_of
 from cp_assets.partitions import ONE_DAY_A_RUN, SUBMISSION_DAYS, day_of
 from cp_assets.presentation import bars, table
 from cp_resources.database import Database
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @asset(
@@ -30,34 +36,48 @@ def performance_metrics(
     store.replace_day(day, metrics)
 
     models = metrics[metrics["domain"] == ALL].sort_values("value_delivered", ascending=False)
-    by_model = models.set_index("model")
-    shown = [
-        "attempts",
-        "succeeded",
-        "success_rate",
-        "quality_mean",
-        "cost_usd",
-        "value_delivered",
-        "value_per_usd",
-        "latency_p50_ms",
-        "latency_p95_ms",
-        "input_error_ratio",
-        "output_error_ratio",
-    ]
+    judged = models.dropna(subset=["quality_mean"])
     return MaterializeResult(
         metadata={
             "dagster/row_count": len(metrics),
             "attempts": int(models["attempts"].sum()),
             "cost in USD": float(models["cost_usd"].sum()),
             "value delivered": float(models["value_delivered"].sum()),
-            "models": table(["model", *shown], models[["model", *shown]].itertuples(index=False)),
+            "value by model": table(*_columns_of(models, _VALUE)),
+            "estimates and latency by model": table(*_columns_of(models, _ESTIMATES)),
             "quality by model": bars(
-                {str(model): float(quality) for model, quality in by_model["quality_mean"].dropna().items()},
+                dict(zip(judged["model"], judged["quality_mean"], strict=True)),
                 title="Mean quality by model",
-                axis="quality, 0 to 10",
+                axis="quality",
+                upto=10,
             ),
         }
     )
+
+
+_VALUE = {
+    "model": "model",
+    "attempts": "attempts",
+    "success_rate": "success",
+    "quality_mean": "quality",
+    "cost_usd": "USD",
+    "value_delivered": "value",
+    "value_per_usd": "value per USD",
+}
+_ESTIMATES = {
+    "model": "model",
+    "input_error_ratio": "input, actual over estimate",
+    "output_error_ratio": "output, actual over estimate",
+    "latency_p50_ms": "p50 ms",
+    "latency_p95_ms": "p95 ms",
+}
+
+
+def _columns_of(
+    models: "pd.DataFrame", shown: Mapping[str, str]
+) -> tuple[list[str], Iterable[tuple[Any, ...]]]:
+    """Some columns of a frame under the names they are shown by, and their rows."""
+    return list(shown.values()), models[list(shown)].itertuples(index=False, name=None)
 
 
 performance_metrics_checks = checks_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -35,24 +35,36 @@ def counts(column: str, by_value: Mapping[Any, int]) -> MarkdownMetadataValue:
     return table([column, "count", "share"], rows)
 
 
-def histogram(by_bin: Mapping[float, int], *, title: str, axis: str, width: float) -> MarkdownMetadataValue:
-    """A picture of how many lie in each bin, named by its lower edge; "none" when nothing lies in any."""
+def histogram(
+    by_bin: Mapping[float, int], *, title: str, axis: str, width: float, upto: float
+) -> MarkdownMetadataValue:
+    """A picture of how many tasks lie in each bin, named by its lower edge, on an axis from 0 to `upto`.
+
+    "none" when nothing lies in any.
+    """
     if not by_bin:
         return MetadataValue.md("none")
     figure, axes = _figure(title)
     axes.bar(list(by_bin), list(by_bin.values()), width=0.9 * width, align="edge", color=_COLOUR)
+    axes.set_xlim(0, upto)
     axes.set_xlabel(axis)
     axes.set_ylabel("tasks")
     return _picture(figure, title)
 
 
-def bars(by_name: Mapping[str, float], *, title: str, axis: str) -> MarkdownMetadataValue:
-    """A picture of one bar a name, in the order given from the top; "none" when there are no names."""
+def bars(
+    by_name: Mapping[str, float], *, title: str, axis: str, upto: float | None = None
+) -> MarkdownMetadataValue:
+    """A picture of one bar a name, in the order given from the top, on an axis from 0 to `upto` if given.
+
+    "none" when there are no names.
+    """
     if not by_name:
         return MetadataValue.md("none")
     figure, axes = _figure(title, rows=len(by_name))
     axes.barh(list(by_name), list(by_name.values()), color=_COLOUR)
     axes.invert_yaxis()
+    axes.set_xlim(0, upto)
     axes.set_xlabel(axis)
     return _picture(figure, title)
 
@@ -65,10 +77,13 @@ def _cell(value: object) -> str:
     if value is None or value != value:  # NaN is what pandas has for missing
         return ""
     if isinstance(value, float | Decimal):
-        return f"{value:,.4g}" if -1000 < value < 1000 else f"{value:,.0f}"
-    if isinstance(value, bool | date | datetime) or not isinstance(value, int):
-        return str(value).replace("|", "\\|").replace("\n", " ")
-    return f"{value:,}"
+        number = float(value)
+        return f"{number:,.4g}" if abs(number) < 1000 else f"{number:,.0f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def _figure(title: str, rows: int = 0) -> tuple[Figure, Axes]:

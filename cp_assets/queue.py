@@ -108,6 +108,7 @@ def scored_tasks(
                 title="Tasks by value score",
                 axis="value score",
                 width=SCORE_BIN,
+                upto=100,
             ),
             "configuration": configuration.content_hash,
         }

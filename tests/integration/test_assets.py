@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from dagster import Definitions
 from worked_day import DAY, definitions, failed_checks, rows, run, submit
 
 from cp_assets.presentation import bars, counts, histogram, table
+from cp_core.learning.performance import measure_performance
 from cp_resources import migrate
 from cp_resources.database import Database
+from cp_resources.performance import PerformanceStore
 from cp_resources.simulator.options import Options
 from cp_resources.simulator.server import running
 
@@ -163,13 +167,30 @@ def test_performance_is_measured_from_the_attempts_of_the_day(worked):
     assert [row[6] for row in measured] == pytest.approx([row[6] for row in by_hand])
 
 
+def test_the_metrics_of_a_day_are_replaced_as_a_whole(worked):
+    store = PerformanceStore(worked)
+    before = sorted(worked.fetch(METRICS))
+    measured = measure_performance(store.attempts(DAY))
+    store.replace_day(DAY, measured.iloc[:1])
+    assert worked.fetch("SELECT count(*) FROM performance_metrics") == [(1,)]
+    store.replace_day(DAY, measured)
+    assert sorted(worked.fetch(METRICS)) == before
+    store.replace_day(date(2026, 3, 3), measured.iloc[:0])
+    assert sorted(worked.fetch(METRICS)) == before
+
+
 class TestPresentation:
     def test_a_table_escapes_what_would_break_it(self):
         shown = table(["name", "value"], [("a|b", None), ("c\nd", float("nan"))]).value
         assert shown.splitlines() == ["| name | value |", "| --- | --- |", "| a\\|b |  |", "| c d |  |"]
 
     def test_numbers_are_grouped_and_rounded(self):
-        assert "| 1,234,567 | 0.1235 | 12,346 |" in table(["n"], [(1234567, 0.12345678, 12345.678)]).value
+        row = (1234567, 0.12345678, 12345.678, Decimal("0E-9"), Decimal("200000000.000000000"))
+        assert "| 1,234,567 | 0.1235 | 12,346 | 0 | 200,000,000 |" in table(["n"], [row]).value
+
+    def test_times_are_in_utc_to_the_minute(self):
+        noon_in_berlin = datetime(2026, 3, 2, 12, 0, 59, tzinfo=ZoneInfo("Europe/Berlin"))
+        assert "| 2026-03-02 11:00 UTC |" in table(["t"], [(noon_in_berlin,)]).value
 
     def test_counts_come_with_their_share_and_without_zeros(self):
         shown = counts("state", {"queued": 3, "dead": 0, "failed": 1}).value
@@ -178,5 +199,5 @@ class TestPresentation:
 
     def test_nothing_to_show_is_said_in_words(self):
         assert table(["a"], []).value == "none"
-        assert histogram({}, title="t", axis="a", width=5).value == "none"
+        assert histogram({}, title="t", axis="a", width=5, upto=100).value == "none"
         assert bars({}, title="t", axis="a").value == "none"
