@@ -1,8 +1,10 @@
 """Group `assignment`: which model does which task, and what pays for it."""
 
+from typing import LiteralString
+
 from dagster import AssetExecutionContext, MaterializeResult, ResourceParam, asset
 
-from cp_assets.checks import Check, checks_of
+from cp_assets.checks import DECLARED_MODELS, Check, checks_of
 from cp_assets.partitions import ONE_DAY_A_RUN, SUBMISSION_DAYS, day_of
 from cp_assets.presentation import bars, counts, table
 from cp_assets.queue import scored_tasks
@@ -68,6 +70,17 @@ def assignments(
     )
 
 
+# What was assigned, with what the configuration of the decision declares about the model.
+_DECIDED: LiteralString = f"""
+    declared AS MATERIALIZED ({DECLARED_MODELS}),
+    decided AS (
+        SELECT task, model, strategy, config_hash, tier, context_window,
+               (explanation ->> 'value_score')::float8 AS score
+        FROM assignments JOIN declared USING (config_hash, model)
+        WHERE outcome = 'assigned' AND submission_day = coalesce(%(day)s, submission_day)
+    )
+"""
+
 assignments_checks = checks_of(
     "assignments",
     [
@@ -75,40 +88,33 @@ assignments_checks = checks_of(
             name="tier_conforms_to_band",
             description="Every task was given a model of a tier that the written policy allows its score.",
             blocking=True,
-            search="""
-                SELECT task_id, decided.model, tier, score, band -> 'tiers' AS allowed
-                FROM assignments AS decided
+            search=f"""
+                WITH {_DECIDED},
+                bands AS MATERIALIZED (
+                    SELECT config_hash, (band ->> 'at_least')::float8 AS at_least, band -> 'tiers' AS tiers,
+                           lead((band ->> 'at_least')::float8, 1, 101) OVER higher AS below
+                    FROM config_versions,
+                         jsonb_array_elements(content #> '{{policies,assignment,bands}}') AS band
+                    WINDOW higher AS (PARTITION BY config_hash ORDER BY (band ->> 'at_least')::float8)
+                )
+                SELECT task_id, decided.model, tier, score, tiers AS allowed
+                FROM decided
+                JOIN bands USING (config_hash)
                 JOIN tasks ON tasks.id = decided.task
-                JOIN config_versions AS version USING (config_hash)
-                CROSS JOIN LATERAL (
-                    SELECT (explanation ->> 'value_score')::float8 AS score,
-                           content #>> ARRAY['models', 'models', decided.model, 'tier'] AS tier
-                ) AS decision
-                CROSS JOIN LATERAL (
-                    SELECT band FROM jsonb_array_elements(content #> '{policies,assignment,bands}') AS band
-                    WHERE (band ->> 'at_least')::float8 <= score
-                    ORDER BY (band ->> 'at_least')::float8 DESC LIMIT 1
-                ) AS bands
-                WHERE outcome = 'assigned' AND strategy = 'tiered' AND NOT band -> 'tiers' ? tier
-                  AND decided.submission_day = coalesce(%(day)s, decided.submission_day)
+                WHERE strategy = 'tiered' AND score >= at_least AND score < below AND NOT tiers ? tier
             """,
         ),
         Check(
             name="context_fits",
             description="The upper end of a task's token estimate fits its model's context window.",
             blocking=True,
-            search="""
+            search=f"""
+                WITH {_DECIDED}
                 SELECT task_id, decided.model, input_high + output_high AS needed, context_window
-                FROM assignments AS decided
+                FROM decided
+                JOIN task_scores USING (task)
                 JOIN tasks ON tasks.id = decided.task
-                JOIN task_scores ON task_scores.task = decided.task
-                JOIN config_versions AS version ON version.config_hash = decided.config_hash
-                CROSS JOIN LATERAL (
-                    SELECT (content #>> ARRAY['models', 'models', decided.model, 'context_window'])::bigint
-                           AS context_window
-                ) AS model
-                WHERE outcome = 'assigned' AND input_high + output_high > context_window
-                  AND decided.submission_day = coalesce(%(day)s, decided.submission_day)
+                WHERE input_high + output_high > context_window
             """,
         ),
         Check(

@@ -28,6 +28,18 @@ SHOWN = 10
 """Most findings that a check lists in its metadata."""
 
 
+DECLARED_MODELS: LiteralString = """
+    SELECT config_hash, declared.key AS model, properties.*
+    FROM config_versions
+    CROSS JOIN LATERAL jsonb_each(content #> '{models,models}') AS declared
+    CROSS JOIN LATERAL jsonb_to_record(declared.value) AS properties (
+        tier text, context_window bigint, input_usd_per_million numeric, cached_input_usd_per_million numeric,
+        cache_write_usd_per_million numeric, output_usd_per_million numeric
+    )
+"""
+"""SQL of the models of every configuration version. As a materialized CTE, it reads each version once."""
+
+
 @dataclass(frozen=True)
 class Findings:
     """What a search found: how many there are, and the first of them as mappings of column to value."""

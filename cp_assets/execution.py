@@ -15,7 +15,7 @@ from dagster import (
 from pydantic import Field
 
 from cp_assets.assignment import assignments
-from cp_assets.checks import Check, Findings, Scope, checks_of
+from cp_assets.checks import DECLARED_MODELS, Check, Findings, Scope, checks_of
 from cp_assets.partitions import ONE_DAY_A_RUN, SUBMISSION_DAYS, day_of
 from cp_assets.presentation import bars, counts, table
 from cp_resources.configuration import Configuration
@@ -143,32 +143,26 @@ def _ledger_differences(scope: Scope) -> Findings:
 def _wrong_costs(scope: Scope) -> Findings:
     """Attempts whose cost fits neither the configuration they were decided by nor the one in use now."""
     return scope.search(
-        """
-        SELECT task_id, attempt, executions.model, executions.cost_usd, tokens_times_price
-        FROM executions
-        JOIN tasks ON tasks.id = executions.task
-        JOIN assignments ON assignments.id = executions.assignment
-        CROSS JOIN LATERAL (
-            SELECT array_agg(
-                (input_tokens - cached_tokens - cache_write_tokens) * input_usd_per_million
-                + cached_tokens * cached_input_usd_per_million
-                + cache_write_tokens * cache_write_usd_per_million
-                + output_tokens * output_usd_per_million
-            ) AS millionths
-            FROM config_versions
-            CROSS JOIN LATERAL jsonb_to_record(content #> ARRAY['models', 'models', executions.model])
-                AS prices (
-                    input_usd_per_million numeric, cached_input_usd_per_million numeric,
-                    cache_write_usd_per_million numeric, output_usd_per_million numeric
-                )
-            WHERE config_hash IN (assignments.config_hash, %(current)s)
-        ) AS priced
-        CROSS JOIN LATERAL (
-            SELECT price / 1e6 AS tokens_times_price FROM unnest(millionths) AS price
-            ORDER BY abs(price / 1e6 - executions.cost_usd) NULLS LAST LIMIT 1
-        ) AS nearest
-        WHERE executions.submission_day = coalesce(%(day)s, executions.submission_day)
-          AND coalesce(abs(executions.cost_usd - tokens_times_price) > 1e-9, true)
+        f"""
+        WITH declared AS MATERIALIZED ({DECLARED_MODELS}),
+        priced AS (
+            SELECT executions.id, executions.task, attempt, executions.model, cost_usd,
+                   (
+                       (input_tokens - cached_tokens - cache_write_tokens) * input_usd_per_million
+                       + cached_tokens * cached_input_usd_per_million
+                       + cache_write_tokens * cache_write_usd_per_million
+                       + output_tokens * output_usd_per_million
+                   ) / 1e6 AS tokens_times_price
+            FROM executions
+            JOIN assignments ON assignments.id = executions.assignment
+            LEFT JOIN declared ON declared.model = executions.model
+                AND declared.config_hash IN (assignments.config_hash, %(current)s)
+            WHERE executions.submission_day = coalesce(%(day)s, executions.submission_day)
+        )
+        SELECT task_id, attempt, priced.model, cost_usd, min(tokens_times_price) AS tokens_times_price
+        FROM priced JOIN tasks ON tasks.id = priced.task
+        GROUP BY priced.id, task_id, attempt, priced.model, cost_usd
+        HAVING coalesce(min(abs(cost_usd - tokens_times_price)) > 1e-9, true)
         """,
         current=scope.configuration.content_hash,
     )
