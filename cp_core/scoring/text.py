@@ -115,14 +115,11 @@ def _prose(texts: Sequence[str], files: NDArray[np.float64], lines: NDArray[np.f
     Where a code fence holds a diff, its size goes into `files` and `lines`.
     """
     prose = list(texts)
-    for at, text in enumerate(texts):
-        if "<!--" in text:
-            text = _COMMENT.sub(" ", text)
-        if _FENCE in text:
-            blocks = text.split(_FENCE)  # prose and code by turns
+    for at in [at for at, text in enumerate(texts) if _FENCE in text or "://" in text or "<!--" in text]:
+        blocks = _COMMENT.sub(" ", prose[at]).split(_FENCE)  # prose and code by turns
+        if len(blocks) > 1:
             files[at], lines[at] = size_of_diffs(blocks[1::2])
-            text = " ".join(blocks[::2])
-        prose[at] = _ADDRESS.sub(" ", text) if "://" in text else text
+        prose[at] = _ADDRESS.sub(" ", " ".join(blocks[::2]))
     return prose
 
 
