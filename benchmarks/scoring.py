@@ -23,7 +23,7 @@ from cp_core.scoring.score import score_tasks
 
 ROWS = 100_000
 CHARACTERS = 300
-REPEATS = 5
+REPEATS = 9
 GOAL = ">= 100000"
 ROOT = Path(__file__).parent.parent
 REAL_ISSUES = ROOT / "../shared/data/swebench_tasks_half.jsonl.gz"
