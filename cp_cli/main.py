@@ -32,6 +32,7 @@ COMMANDS = {
     "submit": Command("cp_cli.submit:submit", "Submit tasks from a JSONL, JSON or CSV file."),
     "score": Command("cp_cli.score:score", "Show a task's value score, or override it with a reason."),
     "assign": Command("cp_cli.assign:assign", "Decide which model does a task, and say why."),
+    "backfill": Command("cp_cli.backfill:backfill", "Launch a job for a range of submission days."),
     "quota": Command("cp_cli.quota:quota", "Show what remains of every subscription window and budget."),
     "ledger": Command("cp_cli.ledger:app", "Verify the quota ledger."),
     "report": Command("cp_cli.report:report", "Show what some days came to."),

@@ -6,7 +6,7 @@ The command line never imports Dagster: what needs it runs as its own process, a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -27,6 +27,18 @@ mutation Launch($params: ExecutionParams!) {
     ... on UnauthorizedError { message }
     ... on InvalidSubsetError { message }
     ... on RunConfigValidationInvalid { errors { message } }
+  }
+}
+"""
+_BACKFILL = """
+mutation Backfill($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on PartitionSetNotFoundError { message }
+    ... on PartitionKeysNotFoundError { message }
+    ... on UnauthorizedError { message }
+    ... on PythonError { message }
   }
 }
 """
@@ -108,6 +120,21 @@ class DagsterApi:
         if answer["__typename"] != "LaunchRunSuccess":
             raise UserError(f"Dagster did not launch {job} for {day}: {answer}")
         return str(answer["run"]["runId"])
+
+    def backfill(self, job: str, days: Sequence[date]) -> str:
+        """Launch a backfill of `job`, a run a day, and return its id.
+
+        Raises:
+            UserError: Dagster refused, with its own words.
+        """
+        params = {
+            "selector": {"repositorySelector": _LOCATION, "partitionSetName": f"{job}_partition_set"},
+            "partitionNames": [day.isoformat() for day in days],
+        }
+        answer = self._ask(_BACKFILL, {"params": params})["launchPartitionBackfill"]
+        if answer["__typename"] != "LaunchBackfillSuccess":
+            raise UserError(f"Dagster did not backfill {job}: {answer.get('message', answer['__typename'])}")
+        return str(answer["backfillId"])
 
     def load_error(self) -> str | None:
         """The first cause of the code location not loading, or None when it loads."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -15,6 +17,7 @@ from cp_cli.stack import Stack
 from cp_resources.database import Database
 from cp_resources.intake import Intake
 from cp_resources.ledger import Ledger
+from cp_resources.ports import free_port
 from cp_resources.rejects import RejectsFile
 from cp_resources.settings import Settings
 from cp_resources.task_files import open_task_file
@@ -87,7 +90,8 @@ def test_what_is_dropped_or_submitted_is_executed_without_anyone_launching_a_run
         return dict(database.fetch("SELECT state, count(*) FROM tasks GROUP BY state"))
 
     simulation = ["--latency-ms", "5", "--failure-share", "0", "--refusal-share", "0"]
-    with Stack(settings, webserver=False, simulate=True, simulator_options=simulation) as stack:
+    port = free_port()
+    with Stack(settings, port=port, simulate=True, simulator_options=simulation) as stack:
         drop(settings.inbox, "first.jsonl", rows(DAYS[0], range(3)) + rows(DAYS[1], range(3)))
         wait_until(lambda: sum(states().values()) == 6, "the file's being taken", stack)
         wait_until(lambda: set(states()) <= {"succeeded", "failed"}, "every task's end", stack)
@@ -101,10 +105,30 @@ def test_what_is_dropped_or_submitted_is_executed_without_anyone_launching_a_run
 
         wait_until(all_over, "every run's end", stack)
 
+        # a person backfills what the nightly schedule would have run
+        command = ["backfill", "daily_learning", "--from", str(DAYS[0]), "--port", str(port)]
+        launched = subprocess.run(
+            [sys.executable, "-m", "cp_cli.main", *command], capture_output=True, text=True, check=True
+        )
+        assert "daily_learning: 1 run launched; watch http" in launched.stdout
+        wait_until(
+            lambda: runs(empty_database_url, "daily_learning") == [("SUCCESS", str(DAYS[0]))],
+            "the backfill's end",
+            stack,
+        )
+
     assert [status for status, _ in runs(empty_database_url, "take_inbox")] == ["SUCCESS"]
     partitions = sorted(str(partition) for _, partition in runs(empty_database_url, "process_queue"))
     assert partitions == ["2026-03-01", "2026-03-02", "2026-03-02"]
     assert [path.name[-12:] for path in (settings.inbox / "done").iterdir()] == ["-first.jsonl"]
+
+    measured = database.fetch(
+        "SELECT day, sum(attempts) FROM performance_metrics WHERE domain = 'all' GROUP BY day"
+    )
+    made = database.fetch(
+        "SELECT submission_day, count(*) FROM executions WHERE submission_day = %s GROUP BY 1", [DAYS[0]]
+    )
+    assert measured == made != []
 
     report = Ledger(database).verify()
     assert report.balanced, report.differences
