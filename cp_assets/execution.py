@@ -66,11 +66,19 @@ def execution_outcomes(
     """Execute the day's tasks until none is left that can move, or the time budget ends."""
     from cp_resources.assigner import Assigner
     from cp_resources.ledger import Ledger
+    from cp_resources.scores import ScoreStore
     from cp_resources.worker import drain
 
     day = day_of(context)
     ledger = Ledger(database)
+    scores = ScoreStore(database)
     assigner = Assigner(database, ledger, configuration)
+
+    def assign_again() -> None:
+        """Decide what came back for another model, and what was submitted since the run began."""
+        scores.score_day(day, configuration)
+        assigner.assign_day(day, run_id=context.run_id)
+
     summary = drain(
         database,
         ledger,
@@ -81,7 +89,7 @@ def execution_outcomes(
         time_budget=timedelta(seconds=config.time_budget_seconds),
         run_id=context.run_id,
         on_progress=_Progress(context),
-        assign_again=lambda: assigner.assign_day(day, run_id=context.run_id),
+        assign_again=assign_again,
     )
 
     by_model = database.fetch(_BY_MODEL, [day])
@@ -173,11 +181,13 @@ execution_outcomes_checks = checks_of(
     [
         Check(
             name="every_task_is_final_or_waits",
-            description="What could have been executed a minute ago has been; else the time budget ended.",
+            description="What could have been executed a minute ago has been; else the time budget ended. "
+            "Tasks that came too late to be scored in the run are the next run's.",
             severity=AssetCheckSeverity.WARN,
             search="""
                 SELECT task_id, state, reason, available_at FROM tasks
                 WHERE greatest(available_at, state_changed_at) < now() - interval '1 minute'
+                  AND value_score IS NOT NULL
                   AND (state IN ('queued', 'assigned')
                        OR (state = 'running' AND lease_expires_at < now() - interval '1 minute'))
                   AND submission_day = coalesce(%(day)s, submission_day)

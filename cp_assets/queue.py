@@ -80,17 +80,11 @@ def scored_tasks(
     configuration: ResourceParam[Configuration],
 ) -> MaterializeResult[None]:
     """Score the day's tasks that have no score yet; a score that stands is not changed here."""
-    from cp_core.scoring.score import score_tasks
     from cp_resources.scores import ScoreStore
 
     day = day_of(context)
-    store = ScoreStore(database)
-    newly_scored = last = 0
-    while len(unscored := store.unscored(day, after=last)):
-        last = int(unscored.index[-1])
-        store.write_scores(score_tasks(unscored, configuration.scoring), configuration.content_hash)
-        newly_scored += len(unscored)
-        context.log.info(f"scored {newly_scored} tasks")
+    newly_scored = ScoreStore(database).score_day(day, configuration)
+    context.log.info(f"scored {newly_scored:,} tasks")
 
     [(tasks, overridden, input_tokens, output_tokens)] = database.fetch(_SCORED, [day])
     return MaterializeResult(

@@ -13,8 +13,9 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from cp_core.scoring.columns import TASK_COLUMNS
-from cp_core.scoring.score import SCORE_COLUMNS
+from cp_core.scoring.score import SCORE_COLUMNS, score_tasks
 from cp_core.tasks.states import FINAL_STATES
+from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.errors import UserError
 
@@ -33,6 +34,14 @@ class ScoreStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def score_day(self, day: date, configuration: Configuration) -> int:
+        """Score every task of a submission day that has no score yet; return how many that were."""
+        scored = 0
+        while len(unscored := self.unscored(day)):
+            self.write_scores(score_tasks(unscored, configuration.scoring), configuration.content_hash)
+            scored += len(unscored)
+        return scored
 
     def unscored(self, day: date, *, after: int = 0, limit: int = CHUNK) -> pd.DataFrame:
         """Tasks of a submission day that still have to be scored, lowest id first.

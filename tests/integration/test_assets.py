@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
@@ -108,6 +110,23 @@ def test_a_run_that_has_no_time_leaves_its_tasks_to_the_next_one(database, simul
     assert database.fetch("SELECT count(*) FROM tasks WHERE state IN ('assigned', 'deferred')") == [(4,)]
     run(defs, "process_queue", DAY)
     assert database.fetch("SELECT DISTINCT state FROM tasks") == [("succeeded",)]
+
+
+def test_a_task_that_is_submitted_during_a_run_is_executed_by_it(database, tmp_path):
+    submit(database, rows(DAY, 8), tmp_path)
+
+    def submit_another_once_the_first_is_done() -> None:
+        while not database.fetch("SELECT FROM executions WHERE finished_at IS NOT NULL"):
+            time.sleep(0.02)
+        submit(database, [{**rows(DAY, 1)[0], "id": "late", "dependencies": []}], tmp_path)
+
+    late = threading.Thread(target=submit_another_once_the_first_is_done)
+    late.start()
+    with running(Options(latency_ms=1500, failure_share=0)) as url:
+        run(definitions(database, url, tmp_path), "process_queue", DAY)
+    late.join()
+    assert database.fetch("SELECT DISTINCT state FROM tasks") == [("succeeded",)]
+    assert database.fetch("SELECT count(DISTINCT task), count(DISTINCT run_id) FROM assignments") == [(9, 1)]
 
 
 def test_a_day_without_tasks_is_materialized_as_empty(database, simulator_url, tmp_path):
