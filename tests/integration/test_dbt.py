@@ -12,6 +12,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psycopg
+from dagster import (
+    AssetCheckKey,
+    AssetKey,
+    AssetSelection,
+    DagsterInstance,
+    Definitions,
+    define_asset_job,
+)
 from worked_day import DAY, definitions, failed_checks, rows, run, submit
 
 from cp_resources.database import Database
@@ -97,6 +105,30 @@ def test_a_dbt_test_that_fails_is_a_failed_check_and_holds_back_the_metrics(work
     assert not result.success
     assert failed_checks(result) == {"marts/executions:executions_complexity_is_known"}
     assert worked.fetch("SELECT count(*) FROM performance_metrics") == [(0,)]
+
+
+def test_a_mart_and_a_test_can_each_be_run_alone(worked, simulator_url, tmp_path):
+    mart = AssetKey(["marts", "models_per_day"])
+    check = AssetCheckKey(mart, "models_add_up_to_executions")
+    location = Definitions.merge(
+        definitions(worked, simulator_url, tmp_path),
+        Definitions(
+            jobs=[
+                define_asset_job("mart_alone", AssetSelection.assets(mart).without_checks()),
+                define_asset_job("test_alone", AssetSelection.checks(check)),
+            ]
+        ),
+    )
+    execute(worked, "DELETE FROM marts.models_per_day")
+    with DagsterInstance.ephemeral() as instance:
+        tested = location.resolve_job_def("test_alone").execute_in_process(
+            instance=instance, raise_on_error=False
+        )
+    assert failed_checks(tested) == {"marts/models_per_day:models_add_up_to_executions"}
+
+    built = run(location, "mart_alone", DAY)
+    assert [event.asset_key for event in built.get_asset_materialization_events()] == [mart]
+    assert worked.fetch("SELECT sum(attempts) > 0 FROM marts.models_per_day") == [(True,)]
 
 
 def test_a_second_dbt_waits_until_the_first_is_through(database):
