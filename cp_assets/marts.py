@@ -2,11 +2,20 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from dagster import AssetCheckSpec, AssetExecutionContext, AssetsDefinition, AssetSpec, ResourceParam
+from dagster import (
+    AssetCheckSpec,
+    AssetExecutionContext,
+    AssetKey,
+    AssetsDefinition,
+    AssetSpec,
+    Output,
+    ResourceParam,
+)
 from dagster_dbt import (
     DagsterDbtTranslator,
     DagsterDbtTranslatorSettings,
@@ -14,6 +23,7 @@ from dagster_dbt import (
     DbtProject,
     dbt_assets,
 )
+from psycopg.sql import SQL, Identifier
 
 from cp_assets.partitions import ONE_DAY_A_RUN, SUBMISSION_DAYS, day_of
 from cp_resources.database import Database
@@ -101,6 +111,19 @@ def build_marts(settings: Settings) -> AssetsDefinition:
         with one_at_a_time(database), TemporaryDirectory(prefix="dbt-") as target:
             with credentials(database):
                 started = dbt.cli(arguments, context=context, target_path=Path(target))
-            yield from started.stream()
+            for event in started.stream():
+                if isinstance(event, Output) and context.has_partition_key:
+                    key = context.asset_key_for_output(event.output_name)
+                    rows = _rows_of_day(database, key, day_of(context))
+                    context.add_output_metadata({"dagster/row_count": rows}, event.output_name)
+                yield event
 
     return marts
+
+
+def _rows_of_day(database: Database, key: AssetKey, day: date) -> int:
+    """Rows that a mart or a staging view, keyed by schema and name, has for a day."""
+    query = SQL("SELECT count(*) FROM {} WHERE submission_day = %s").format(Identifier(*key.path))
+    with database.transaction() as connection:
+        [(rows,)] = connection.execute(query, [day]).fetchall()
+    return int(rows)

@@ -127,8 +127,11 @@ def test_a_mart_and_a_test_can_each_be_run_alone(worked, simulator_url, tmp_path
     assert failed_checks(tested) == {"marts/models_per_day:models_add_up_to_executions"}
 
     built = run(location, "mart_alone", DAY)
-    assert [event.asset_key for event in built.get_asset_materialization_events()] == [mart]
-    assert worked.fetch("SELECT sum(attempts) > 0 FROM marts.models_per_day") == [(True,)]
+    [materialized] = built.get_asset_materialization_events()
+    assert materialized.asset_key == mart
+    [(models,)] = worked.fetch("SELECT count(DISTINCT model) FROM executions")
+    assert materialized.materialization.metadata["dagster/row_count"].value == models
+    assert worked.fetch("SELECT count(*) FROM marts.models_per_day") == [(models,)]
 
 
 def test_a_second_dbt_waits_until_the_first_is_through(database):
