@@ -10,7 +10,7 @@ from dagster import (
 
 from cp_assets.checks import Check, checks_of
 from cp_assets.partitions import ONE_DAY_A_RUN, SUBMISSION_DAYS, day_of
-from cp_assets.presentation import counts, histogram, table
+from cp_assets.presentation import bars, counts, histogram, table
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 
@@ -54,11 +54,13 @@ def task_queue(context: AssetExecutionContext, database: ResourceParam[Database]
     """Observe the day's tasks; intake wrote them."""
     day = day_of(context)
     by_state = dict(database.fetch(_BY_STATE, [day]))
+    by_priority = dict(database.fetch(_BY_PRIORITY, [day]))
     return MaterializeResult(
         metadata={
             "dagster/row_count": sum(by_state.values()),
             "by state": counts("state", by_state),
-            "by priority": counts("priority", dict(database.fetch(_BY_PRIORITY, [day]))),
+            "by priority": counts("priority", by_priority),
+            "priorities": bars(by_priority, title="Tasks by priority", axis="tasks"),
             "by workspace": table(
                 ["workspace", "tasks", "first", "last"], database.fetch(_BY_WORKSPACE, [day])
             ),

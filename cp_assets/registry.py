@@ -6,7 +6,7 @@ from typing import Any
 from dagster import MaterializeResult, ResourceParam, asset
 
 from cp_assets.checks import Check, Findings, Scope, checks_of
-from cp_assets.presentation import table
+from cp_assets.presentation import bars, table
 from cp_core.models.registry import Tier
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
@@ -28,9 +28,10 @@ def model_registry(
         configuration.remember(connection)
     ledger = Ledger(database)
     ledger.open_accounts(configuration.registry)
+    models = sorted(configuration.registry.models.values(), key=lambda model: model.tier.rank)
     return MaterializeResult(
         metadata={
-            "dagster/row_count": len(configuration.registry.models),
+            "dagster/row_count": len(models),
             "configuration": configuration.content_hash,
             "models": table(
                 ["model", "provider", "tier", "USD/M in", "USD/M cached", "USD/M out", "context", "enabled"],
@@ -45,8 +46,13 @@ def model_registry(
                         model.context_window,
                         model.enabled,
                     )
-                    for model in sorted(configuration.registry.models.values(), key=lambda m: m.tier.rank)
+                    for model in models
                 ),
+            ),
+            "prices": bars(
+                {model.name: float(model.output_usd_per_million) for model in models},
+                title="List price of output, strongest tier first",
+                axis="USD per million tokens",
             ),
             "quota": table(
                 ["account", "unit", "limit", "used", "reserved", "available", "state", "window ends"],

@@ -91,6 +91,8 @@ def test_every_asset_shows_counts_distributions_and_plots(worked, simulator_url,
     assert shown["execution_outcomes"]["why this run ended"] == "drained"
 
     for asset, plot in [
+        ("model_registry", "prices"),
+        ("task_queue", "priorities"),
         ("scored_tasks", "value scores"),
         ("assignments", "tasks by model"),
         ("execution_outcomes", "successes by model"),
