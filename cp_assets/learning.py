@@ -89,15 +89,16 @@ performance_metrics_checks = checks_of(
             search="""
                 SELECT submission_day, model, made.attempts, measured.attempts AS measured_attempts
                 FROM (
-                    SELECT submission_day, model, count(*) AS attempts
-                    FROM marts.executions WHERE state <> 'running' GROUP BY submission_day, model
+                    SELECT submission_day, model, count(*) AS attempts FROM marts.executions
+                    WHERE state <> 'running' AND submission_day = coalesce(%(day)s, submission_day)
+                    GROUP BY submission_day, model
                 ) AS made
                 FULL JOIN (
                     SELECT day AS submission_day, model, attempts
-                    FROM performance_metrics WHERE domain = 'all' AND complexity = 'all'
+                    FROM performance_metrics
+                    WHERE domain = 'all' AND complexity = 'all' AND day = coalesce(%(day)s, day)
                 ) AS measured USING (submission_day, model)
                 WHERE made.attempts IS DISTINCT FROM measured.attempts
-                  AND submission_day = coalesce(%(day)s, submission_day)
             """,
         ),
         Check(
@@ -110,15 +111,15 @@ performance_metrics_checks = checks_of(
                     SELECT day, model, sum(attempts) AS attempts, sum(succeeded) AS succeeded,
                            sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
                            sum(cost_usd) AS cost_usd
-                    FROM performance_metrics WHERE domain <> 'all' GROUP BY day, model
+                    FROM performance_metrics WHERE domain <> 'all' AND day = coalesce(%(day)s, day)
+                    GROUP BY day, model
                 ) AS cells
                 FULL JOIN (
-                    SELECT * FROM performance_metrics WHERE domain = 'all'
+                    SELECT * FROM performance_metrics WHERE domain = 'all' AND day = coalesce(%(day)s, day)
                 ) AS whole USING (day, model)
-                WHERE ((cells.attempts, cells.succeeded) IS DISTINCT FROM (whole.attempts, whole.succeeded)
-                       OR (cells.input_tokens, cells.output_tokens, cells.cost_usd)
-                          IS DISTINCT FROM (whole.input_tokens, whole.output_tokens, whole.cost_usd))
-                  AND day = coalesce(%(day)s, day)
+                WHERE (cells.attempts, cells.succeeded) IS DISTINCT FROM (whole.attempts, whole.succeeded)
+                   OR (cells.input_tokens, cells.output_tokens, cells.cost_usd)
+                      IS DISTINCT FROM (whole.input_tokens, whole.output_tokens, whole.cost_usd)
             """,
         ),
         Check(
@@ -130,15 +131,17 @@ performance_metrics_checks = checks_of(
                 FROM (
                     SELECT submission_day, sum(cost_usd) AS cost_usd,
                            sum(input_tokens + output_tokens) AS tokens
-                    FROM marts.executions WHERE state <> 'running' GROUP BY submission_day
+                    FROM marts.executions
+                    WHERE state <> 'running' AND submission_day = coalesce(%(day)s, submission_day)
+                    GROUP BY submission_day
                 ) AS made
                 FULL JOIN (
                     SELECT day AS submission_day, sum(cost_usd) AS cost_usd,
                            sum(input_tokens + output_tokens) AS tokens
-                    FROM performance_metrics WHERE domain = 'all' GROUP BY day
+                    FROM performance_metrics WHERE domain = 'all' AND day = coalesce(%(day)s, day)
+                    GROUP BY day
                 ) AS measured USING (submission_day)
                 WHERE (made.cost_usd, made.tokens) IS DISTINCT FROM (measured.cost_usd, measured.tokens)
-                  AND submission_day = coalesce(%(day)s, submission_day)
             """,
         ),
         Check(
