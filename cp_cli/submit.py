@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cp_core.printable import printable
 from cp_core.tasks import submission as limits
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def submit(
     preset: Annotated[
         Literal["github"] | None,
         typer.Option(
-            help="github: rows are issues of `gh issue list --json number,title,body,labels,url,createdAt`."
+            help="github: rows are issues, as `gh issue list --json number,title,body,labels,url,createdAt` "
+            "prints them."
         ),
     ] = None,
     file_format: Annotated[
@@ -65,6 +67,7 @@ def submit(
     # the text of --help is _HELP below, which quotes the limits
     from cp_resources.errors import UserError
     from cp_resources.intake import Intake
+    from cp_resources.rejects import RejectsError
     from cp_resources.task_files import Format
     from cp_resources.tasks import TaskStore
 
@@ -87,6 +90,10 @@ def submit(
                 f"{so_far} Submit the same again for the rest: what is stored counts as duplicate", err=True
             )
             raise typer.Exit(INTERRUPTED) from None
+        except RejectsError as error:
+            raise UserError(
+                f"{error}. {intake.so_far} Submit the same again: what is stored counts as duplicate"
+            ) from None
     _print(report, field_map, dry_run=dry_run, as_json=as_json)
     if unusable or report.rejected:
         raise typer.Exit(UNUSABLE if unusable else SOME_REJECTED)
@@ -118,7 +125,7 @@ def _take(intake: Intake, sources: Sequence[tuple[str, RejectsFile]], declared: 
             with open_task_file(file, declared) as opened:
                 intake.take(opened, rejects)
         except UnusableFileError as error:
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {printable(str(error))}", err=True)
             unusable = True
     return unusable
 
@@ -166,13 +173,14 @@ def _progress(files: Sequence[str]) -> Iterator[Callable[[TaskFile], None]]:
     known = all(Path(name).is_file() for name in files)
     total = sum(Path(name).stat().st_size for name in files) if known else None
     read: dict[str, int] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    name = TextColumn("{task.description}", markup=False)
+    columns = (name, BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         bar = bars.add_task("submit", total=total)
 
         def show(file: TaskFile) -> None:
             read[file.name] = file.position
-            bars.update(bar, description=Path(file.name).name, completed=sum(read.values()))
+            bars.update(bar, description=printable(Path(file.name).name), completed=sum(read.values()))
 
         yield show
 
@@ -213,7 +221,7 @@ def _print(report: IntakeReport, field_map: FieldMap | None, *, dry_run: bool, a
         )
     for place in report.nowhere:
         typer.echo(f"warning: no row has anything at {place}, which --map names", err=True)
-    if report.unread:
+    if report.unread and not (field_map and field_map.preset):  # a preset knows what its rows hold
         typer.echo(f"kept, but read by no rule: {', '.join(map(_with_suggestion, report.unread))}", err=True)
 
 
@@ -229,10 +237,10 @@ def _print_rejects(path: Path) -> None:
         for entry in map(json.loads, islice(lines, _SHOWN_REJECTS)):
             problem = Problem(entry["field"], entry["value"], entry["message"])
             typer.echo(f"line {entry['line']}: {problem}" if entry["line"] else str(problem), err=True)
-    typer.echo(f"rejected rows, to mend and submit again: {path}", err=True)
+    typer.echo(f"rejected rows, to mend and submit again: {printable(str(path))}", err=True)
 
 
 def _with_suggestion(name: str) -> str:
     from cp_core.tasks.mapping import did_you_mean
 
-    return f"{name}{did_you_mean(name, limits.FIELDS)}"
+    return f"{printable(name)}{did_you_mean(name, limits.FIELDS)}"

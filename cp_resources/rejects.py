@@ -15,6 +15,10 @@ ROW_CHARACTERS = 10_000
 """Most characters of a rejected row that are kept; a longer one ends in "…"."""
 
 
+class RejectsError(UserError):
+    """Rejected rows cannot be written. The text says where and why."""
+
+
 class RejectsFile:
     """Rejected rows of one task file. Nothing is created before the first of them.
 
@@ -36,7 +40,7 @@ class RejectsFile:
         """Add one rejected row.
 
         Raises:
-            UserError: the file cannot be created at any of its places.
+            RejectsError: the file cannot be created at any of its places, or not be written any further.
         """
         if self._file is None:
             self._file, self.path = self._create()
@@ -49,7 +53,7 @@ class RejectsFile:
         try:
             os.write(self._file, json.dumps(entry, ensure_ascii=False).encode() + b"\n")
         except OSError as error:
-            raise UserError(
+            raise RejectsError(
                 f"cannot write the rejects file {self.path} any further: {error.strerror}"
             ) from None
 
@@ -74,7 +78,7 @@ class RejectsFile:
                 return _create_new(place)
             except OSError as error:
                 reasons.append(f"{place} ({error.strerror})")
-        raise UserError(
+        raise RejectsError(
             f"cannot write the rejects file {' or '.join(reasons)}; name another place with --rejects"
         )
 

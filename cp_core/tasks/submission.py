@@ -24,6 +24,8 @@ from pydantic import (
     field_validator,
 )
 
+from cp_core.printable import printable
+
 TITLE_CHARACTERS = 500
 DESCRIPTION_CHARACTERS = 100_000
 ID_CHARACTERS = 200
@@ -58,7 +60,7 @@ class Problem:
 
     def __str__(self) -> str:
         field = f"{self.field}: " if self.field else ""
-        seen = f" (seen: {_printable(self.value)})" if self.value is not None else ""
+        seen = f" (seen: {printable(self.value)})" if self.value is not None else ""
         return f"{field}{self.message}{seen}"
 
 
@@ -269,10 +271,6 @@ def shown(value: object) -> str:
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
-def _printable(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)[1:-1]  # a value must not steer the terminal it is printed on
-
-
 def _first_line(description: str) -> str:
     line = description.lstrip().partition("\n")[0][: 2 * TITLE_CHARACTERS]
     return " ".join(line.replace("\0", "").split())[:TITLE_CHARACTERS].rstrip()
@@ -302,6 +300,7 @@ _WORDINGS = {
     "int_parsing": "must be a whole number",
     "int_from_float": "must be a whole number",
     "int_parsing_size": "must be a smaller number",
+    "finite_number": "must be a whole number",
     "greater_than_equal": "must be at least {ge:,}",
     "less_than_equal": "must be at most {le:,}",
 }

@@ -134,6 +134,31 @@ def test_what_may_be_a_mistake_is_said(folder: Path):
     assert "warning: no row has anything at due.date, which --map names" in done.stderr
 
 
+def test_names_of_fields_and_files_cannot_steer_a_terminal(folder: Path):
+    (folder / "[red]t\x1b[2J.jsonl").write_text('{"id": "a", "title": "x", "\\u001b[2J": 1}\n' + BAD)
+    ours, theirs = pty.openpty()
+    done = subprocess.run([*COMMAND, "[red]t\x1b[2J.jsonl"], stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert done.returncode == 3
+    assert "\x1b[2J" not in shown
+    assert "kept, but read by no rule: \\x1b[2J" in shown
+    assert "to mend and submit again: [red]t\\x1b[2J.jsonl.rejects.jsonl" in shown
+
+
+def test_rejects_that_cannot_be_written_end_it_and_what_is_stored_is_said(folder: Path):
+    (folder / "a-file").touch()
+    rows = "".join(f'{{"id": "t-{number}", "title": "x"}}\n' for number in range(10_000)) + BAD
+    done = submit("-", "--rejects", "a-file/rejects.jsonl", stdin=rows)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: cannot write the rejects file a-file/rejects.jsonl (Not a directory); name another place with "
+        "--rejects. 10,000 tasks were stored, 0 were there before. Submit the same again: what is stored counts "
+        "as duplicate\n"
+    )
+
+
 def test_a_dry_run_stores_nothing_and_needs_no_database(folder: Path, monkeypatch, database: Database):
     monkeypatch.setenv("CP_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
     (folder / "t.jsonl").write_text(GOOD + BAD)
@@ -170,7 +195,8 @@ def test_issues_as_gh_prints_them_become_tasks(folder: Path, database: Database)
             "createdAt": "2026-02-03T04:05:06Z",
         }
     ]
-    assert submit("-", "--preset", "github", stdin=json.dumps(issues)).returncode == 0
+    done = submit("-", "--preset", "github", stdin=json.dumps(issues))
+    assert (done.returncode, done.stderr) == (0, "")
     assert database.fetch(
         """SELECT task_id, workspace, priority, labels, submission_day::text
            FROM tasks JOIN task_payloads ON task = id"""

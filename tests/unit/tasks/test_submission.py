@@ -140,7 +140,7 @@ def test_every_bad_field_of_a_row_is_named():
 
 def test_a_problem_reads_as_a_sentence_and_cannot_steer_a_terminal():
     problem = problems_of(priority="\x1b[2J\n")["priority"]
-    assert str(problem) == "priority: must be one of P0, P1, P2, P3, P4 (seen: \\u001b[2J\\n)"
+    assert str(problem) == "priority: must be one of P0, P1, P2, P3, P4 (seen: \\x1b[2J\\n)"
 
 
 @pytest.mark.parametrize("spelling", ["P1", "p1", " P1 "])
