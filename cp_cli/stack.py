@@ -25,6 +25,7 @@ from typing import LiteralString, Self
 import psutil
 import psycopg
 
+from cp_resources.configuration import load_configuration
 from cp_resources.connect import CONTROL_PANEL_DATABASE, dagster_storage_url, database_url
 from cp_resources.dagster_api import DagsterApi
 from cp_resources.database import Database
@@ -61,8 +62,8 @@ class Stack:
         simulator_options: further options of `control-panel simulate`.
 
     Raises:
-        UserError: on entering, when a port is in use, another stack runs on the same home, or a process does
-            not start.
+        UserError: on entering, when the configuration is wrong, a port is in use, another stack runs on the same
+            home, or a process does not start.
     """
 
     def __init__(
@@ -120,10 +121,9 @@ class Stack:
 
     def _start(self) -> None:
         home = self.settings.home
-        try:
-            self.logs.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot keep data in {home}: {error}. Set CP_HOME to another folder") from error
+        load_configuration(self.settings.config_dir)  # each run reads it anew: a mistake is better said now
+        _make_folder(self.logs, "CP_HOME")
+        _make_folder(self.settings.inbox, "CP_INBOX_DIR" if self.settings.inbox_dir else "CP_HOME")
         self._closing.enter_context(_only_one(home, self.webserver_url if self._webserver else None))
         _stop_processes(lambda: processes_of(home), lambda: False)  # left by a stack that was killed
         if self._webserver:
@@ -285,6 +285,15 @@ def is_up(home: Path) -> bool:
 
 def _mark(home: Path, name: str) -> str:
     return f"{home}:{name}"
+
+
+def _make_folder(folder: Path, variable: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make {folder}: {error.strerror}. Set {variable} to another folder"
+        ) from error
 
 
 @contextmanager

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from cp_resources.errors import UserError
+
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+class SettingsError(UserError):
+    """A variable of the environment holds what cannot be used. The text names it."""
 
 
 class Settings(BaseSettings):
     """Where the platform keeps its data, its configuration and its database.
 
     Every field is set by the environment variable CP_<FIELD>, in upper case.
+
+    Raises:
+        SettingsError: a field's value cannot be used.
     """
 
     model_config = SettingsConfigDict(env_prefix="CP_", env_ignore_empty=True, extra="ignore")
@@ -48,11 +60,42 @@ class Settings(BaseSettings):
         description="Time zone of daily_learning_schedule: it runs at 02:00 there. Such as Europe/Berlin.",
     )
 
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_input=False)
+            raise SettingsError(
+                "\n".join(
+                    f"CP_{str(problem['loc'][0]).upper()}: {problem['msg'].removeprefix('Value error, ')}"
+                    for problem in problems
+                )
+            ) from None
+
     @field_validator("home", "config_dir", "inbox_dir", "dbt_project_dir")
     @classmethod
     def _absolute(cls, folder: Path | None) -> Path | None:
         """Other processes, with working folders of their own, are told these paths."""
-        return folder and folder.expanduser().resolve()
+        try:
+            return folder and folder.expanduser().resolve()
+        except RuntimeError:
+            raise ValueError(f"{folder} names no folder: there is no such user") from None
+
+    @field_validator("simulator_url")
+    @classmethod
+    def _web_address(cls, url: str | None) -> str | None:
+        if url is not None and not (urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname):
+            raise ValueError(f"{url!r} is no address of a simulator, such as http://127.0.0.1:8790")
+        return url
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_time_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"{name!r} is no time zone, such as UTC or Europe/Berlin") from None
+        return name
 
     @property
     def inbox(self) -> Path:

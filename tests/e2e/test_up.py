@@ -23,7 +23,7 @@ from cp_resources.clean import forget_data
 from cp_resources.embedded_postgres import EmbeddedPostgres, is_used
 from cp_resources.ports import free_port
 from cp_resources.postgres_place import existing_place
-from cp_resources.settings import Settings
+from cp_resources.settings import PROJECT_ROOT, Settings
 
 READY_SECONDS = 120
 CONTROL_PANEL = [sys.executable, "-m", "cp_cli.main"]
@@ -118,6 +118,7 @@ def test_up_is_ready_when_it_says_so_and_an_interrupt_leaves_nothing_behind(
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=10) as response:
         assert response.status == 200
     assert f"http://127.0.0.1:{port}" in said
+    assert (home / "inbox").is_dir()
     listening = {
         connection.laddr.ip
         for process in [*processes_of(home), *postgres_processes(home)]
@@ -158,6 +159,34 @@ def test_a_port_in_use_is_named_with_the_way_out(home: Path) -> None:
     assert f"error: port {port} on 127.0.0.1 is in use by another program" in done.stderr
     assert "--port" in done.stderr
     assert_nothing_is_left(home)
+
+
+def test_a_mistake_in_the_configuration_is_said_before_anything_starts(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(PROJECT_ROOT / "config", tmp_path / "config")
+    models = tmp_path / "config" / "models.yaml"
+    models.write_text(models.read_text().replace("tier: premium", "tier: premum", 1))
+    monkeypatch.setenv("CP_CONFIG_DIR", str(tmp_path / "config"))
+    done = control_panel(home, "up")
+
+    assert done.returncode == 2
+    assert f"error: {models}:" in done.stderr
+    assert "tier: Input should be 'premium'" in done.stderr
+    assert list(home.iterdir()) == []
+
+
+def test_an_inbox_that_cannot_be_is_said_before_anything_starts(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a-file").touch()
+    monkeypatch.setenv("CP_INBOX_DIR", str(tmp_path / "a-file" / "inbox"))
+    done = control_panel(home, "up")
+
+    assert done.returncode == 2
+    assert f"error: cannot make {tmp_path / 'a-file' / 'inbox'}: Not a directory" in done.stderr
+    assert "CP_INBOX_DIR" in done.stderr
+    assert not (home / "postgres").exists()
 
 
 def test_code_that_does_not_load_is_said_so_before_anything_waits_for_it(
