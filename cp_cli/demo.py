@@ -61,7 +61,7 @@ def demo(
 
     began = time.monotonic()
     console = Console()
-    settings = Settings(home=Settings().home / "demo", database_url=None, dagster_database_url=None)
+    settings = demo_settings()
     forget_data(settings)
     _say(console, "Starting PostgreSQL, Dagster and the simulated models")
     with Stack(settings, port=port, simulate=True, simulator_seed=SIMULATOR_SEED) as stack:
@@ -76,6 +76,13 @@ def demo(
     for problem in problems:
         console.print(f"[red]not well:[/red] {problem}")
     raise typer.Exit(1 if problems else 0)
+
+
+def demo_settings() -> Settings:
+    """Settings under which everything is the demo's own: nothing reaches the owner's database or inbox."""
+    return Settings(
+        home=Settings().home / "demo", inbox_dir=None, database_url=None, dagster_database_url=None
+    )
 
 
 def _run(console: Console, stack: Stack, seconds: int) -> list[str]:
