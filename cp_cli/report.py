@@ -23,7 +23,10 @@ def report(
     days: Annotated[
         list[datetime] | None,
         typer.Option(
-            "--day", formats=["%Y-%m-%d"], help="Submission day (UTC); repeatable. Default: all days."
+            "--day",
+            formats=["%Y-%m-%d"],
+            metavar="YYYY-MM-DD",
+            help="Submission day (UTC); repeatable. Default: all days.",
         ),
     ] = None,
 ) -> None:
@@ -36,7 +39,7 @@ def report(
     from cp_resources.settings import Settings
 
     with connect.database(Settings()) as database:
-        chosen = tuple(day.date() for day in days) if days else days_with_tasks(database)
+        chosen = tuple(sorted({day.date() for day in days})) if days else days_with_tasks(database)
         ledger = Ledger(database)
         print_report(Console(), read_report(database, chosen), ledger.accounts(), ledger.verify())
 
@@ -59,7 +62,7 @@ def _parts(figures: Report, accounts: Sequence[Account], ledger: LedgerReport) -
 
 
 def _tasks(figures: Report) -> Table:
-    days = f"{figures.days[0]} to {figures.days[-1]}" if figures.days else "no day"
+    days = " to ".join(map(str, dict.fromkeys([*figures.days[:1], *figures.days[-1:]]))) or "on no day"
     table = _table(f"Tasks submitted {days}", "state", "tasks")
     for state, count in figures.by_state.items():
         table.add_row(state, f"{count:,}")
@@ -151,6 +154,7 @@ def _table(title: str, *columns: str) -> Table:
         header_style="dim",
         box=None,
         padding=(0, 2, 0, 0),
+        min_width=len(title),
     )
     for position, column in enumerate(columns):
         table.add_column(column, justify="left" if position == 0 else "right", no_wrap=True)

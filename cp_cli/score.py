@@ -62,7 +62,8 @@ def score(
     console = Console()
     console.print(_factors(stored))
     console.print(_tokens(stored))
-    console.print(f"scored {stored['scored_at']:%Y-%m-%d %H:%M} UTC, configuration {stored['config_hash']}")
+    console.print(f"scored {stored['scored_at']:%Y-%m-%d %H:%M} UTC")
+    console.print(f"configuration: {stored['config_hash']}")
 
 
 def _refuse_contradictions(override: float | None, reason: str, clear_override: bool) -> None:
@@ -99,6 +100,8 @@ def _factors(stored: dict[str, Any]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
+    from cp_core.printable import printable
+
     size = (
         f"{_counted(stored['files'], 'file')}, {_counted(stored['lines'], 'line')} ({stored['size_source']})"
     )
@@ -117,7 +120,7 @@ def _factors(stored: dict[str, Any]) -> Table:
     table.add_section()
     table.add_row("computed score", f"{stored['score']:.2f}", _formula(stored))
     if stored["override_score"] is not None:
-        because = f"{stored['override_reason']} ({stored['override_by']})"
+        because = printable(f"{stored['override_reason']} ({stored['override_by']})")
         table.add_row("override", f"{stored['override_score']:.2f}", escape(because))
     table.add_row("value score", f"[bold]{stored['effective_score']:.2f}", "")
     return table

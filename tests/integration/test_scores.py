@@ -328,13 +328,13 @@ def test_the_command_overrides_and_clears_with_the_login_name(
     submit_hotfix(database, "hotfix")
 
     overridden = json.loads(
-        command("hotfix", "--override", "20", "--reason", "can [b]wait[/b]", "--json").out
+        command("hotfix", "--override", "20", "--reason", "can [b]wait[/b]\x1b[2J", "--json").out
     )
     shown = command("hotfix").out
     cleared = json.loads(command("hotfix", "--clear-override", "--json").out)
 
     assert (overridden["effective_score"], overridden["override_by"]) == (20, "grace")
-    assert "can [b]wait[/b] (grace)" in shown
+    assert "can [b]wait[/b]\\x1b[2J (grace)" in shown
     assert cleared["override_score"] is None
     assert cleared["effective_score"] == pytest.approx(78.65)
 
