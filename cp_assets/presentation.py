@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 _INCHES = (5.6, 2.4)
 _DOTS_PER_INCH = 72
 _COLOUR = "#4f6bed"
+_MARKUP = re.compile(r"[\\|\[<`]")
+"""What in a text that somebody else wrote could end a cell, fetch a picture, link elsewhere or be HTML."""
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> MarkdownMetadataValue:
@@ -83,7 +86,7 @@ def _cell(value: object) -> str:
         return f"{value:,}"
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return _MARKUP.sub(r"\\\g<0>", " ".join(str(value).splitlines()))
 
 
 def _figure(title: str, rows: int = 0) -> tuple[Figure, Axes]:

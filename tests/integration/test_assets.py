@@ -205,6 +205,14 @@ class TestPresentation:
         shown = table(["name", "value"], [("a|b", None), ("c\nd", float("nan"))]).value
         assert shown.splitlines() == ["| name | value |", "| --- | --- |", "| a\\|b |  |", "| c d |  |"]
 
+    def test_a_table_shows_what_others_wrote_as_they_wrote_it(self):
+        """A workspace may be called anything: it must not fetch a picture into the UI, or be HTML there."""
+        shown = table(["workspace"], [("![x](https://example.org/x.png)",), ("<b>`a`\\|\r",)]).value
+        assert shown.splitlines()[2:] == [
+            r"| !\[x](https://example.org/x.png) |",
+            r"| \<b>\`a\`\\\| |",
+        ]
+
     def test_numbers_are_grouped_and_rounded(self):
         row = (1234567, 0.12345678, 12345.678, Decimal("0E-9"), Decimal("200000000.000000000"))
         assert "| 1,234,567 | 0.1235 | 12,346 | 0 | 200,000,000 |" in table(["n"], [row]).value
