@@ -1,0 +1,404 @@
+"""The solver: which plan each task gets, so that the whole batch is worth most within every account.
+
+The problem, over tasks i, plans k and accounts a::
+
+    maximise    sum_ik value_ik x_ik
+    subject to  sum_k x_ik <= 1                        for each task
+                sum_ik draw_ika x_ik <= capacity_a     for each account
+                x_ik in {0, 1}
+
+A million tasks share a dozen accounts, so the Lagrangian dual over accounts has a dozen variables: the prices. It is
+minimised by L-BFGS-B (Byrd, Lu, Nocedal and Zhu 1995, in SciPy); large batches start from the prices of a sample. At
+those prices each task takes its best plan; the few tasks for which two plans are nearly equal then absorb what is over
+or left. The dual value bounds every assignment from above, so the gap reported is a proof, not an estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+Floats = NDArray[np.floating]
+Doubles = NDArray[np.float64]
+Indices = NDArray[np.intp]
+Part = TypeVar("Part")
+
+NO_PLAN = -1
+"""The choice of a task that gets no plan in this batch."""
+
+_BLOCK = 32_768  # tasks evaluated at once: the working arrays of a block stay in the processor's cache
+_SAMPLE = 20_000  # tasks whose prices start a large batch
+_SAMPLE_STEPS = 60
+_FULL_STEPS = 60
+_FULL_STEPS_AFTER_SAMPLE = 8
+_DUAL_TOLERANCE = 1e-8  # relative; the least step of the dual value that is still worth a look
+_MOVES_A_ROUND = 64
+_CORE_PER_ACCOUNT = 40  # closest decisions that rounding looks at again, per account
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One batch of tasks, their plans, and the accounts that limit them.
+
+    A plan draws on accounts through one or more charges (a stage of an escalation is a charge of its own): charge r
+    belongs to plan `charge_plan[r]`, has a size per task, and takes `draws[r, a]` of account a per unit of that size.
+
+    Attributes:
+        values: objective of each plan for each task, shape (plans, tasks); -inf where the pair is not eligible.
+        charges: size of each charge for each task, shape (charges, tasks), >= 0; in tokens, for instance.
+        charge_plan: plan of each charge, shape (charges,), ascending, naming every plan at least once.
+        draws: units of each account per unit of each charge, shape (charges, accounts), >= 0.
+        capacity: what remains of each account, shape (accounts,), >= 0; inf where nothing limits it.
+    """
+
+    values: Floats
+    charges: Floats
+    charge_plan: Indices
+    draws: Doubles
+    capacity: Doubles
+
+    def __post_init__(self) -> None:
+        plans, tasks = self.values.shape
+        charges, accounts = self.draws.shape
+        if self.charges.shape != (charges, tasks) or self.charge_plan.shape != (charges,):
+            raise ValueError(
+                f"shapes do not fit: values {self.values.shape}, charges {self.charges.shape}, "
+                f"charge_plan {self.charge_plan.shape}, draws {self.draws.shape}"
+            )
+        if self.capacity.shape != (accounts,):
+            raise ValueError(f"capacity has shape {self.capacity.shape}, but draws name {accounts} accounts")
+        if not np.array_equal(np.unique(self.charge_plan), np.arange(plans)) or np.any(np.diff(self.charge_plan) < 0):
+            raise ValueError(f"charge_plan must be ascending and name each of {plans} plans, got {self.charge_plan}")
+        _refuse(np.isnan(self.values) | (self.values == np.inf), self.values, "values", "a number or -inf")
+        _refuse(~((self.charges >= 0) & np.isfinite(self.charges)), self.charges, "charges", "finite and >= 0")
+        _refuse(~((self.draws >= 0) & np.isfinite(self.draws)), self.draws, "draws", "finite and >= 0")
+        _refuse(~(self.capacity >= 0), self.capacity, "capacity", ">= 0")
+
+    @property
+    def tasks(self) -> int:
+        """Number of tasks."""
+        return int(self.values.shape[1])
+
+    @cached_property
+    def charges_of(self) -> tuple[Indices, ...]:
+        """The charges of each plan."""
+        return tuple(np.flatnonzero(self.charge_plan == plan) for plan in range(self.values.shape[0]))
+
+    def use_of(self, choice: NDArray[np.integer]) -> Doubles:
+        """Units that `choice` (a plan or `NO_PLAN` per task) takes of each account, shape (accounts,)."""
+        sizes = np.zeros(len(self.charges))
+        for plan, charges in enumerate(self.charges_of):
+            taken = choice == plan
+            for charge in charges:
+                sizes[charge] = self.charges[charge].sum(where=taken, dtype=np.float64)
+        return sizes @ self.draws
+
+    def worth_of(self, choice: NDArray[np.integer]) -> float:
+        """Objective of `choice`."""
+        return float(
+            sum(values.sum(where=choice == plan, dtype=np.float64) for plan, values in enumerate(self.values))
+        )
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What the solver found.
+
+    Attributes:
+        choice: plan of each task or `NO_PLAN`, shape (tasks,).
+        prices: value of one more unit of each account, shape (accounts,), >= 0; 0 where the account does not limit
+            this batch, and for an account with nothing left, which has no price: nothing that draws on it is eligible.
+        objective: worth of `choice`.
+        bound: no assignment is worth more than this.
+        use: units taken of each account, shape (accounts,); never above capacity.
+        evaluations: passes over the whole batch.
+    """
+
+    choice: NDArray[np.int16]
+    prices: Doubles
+    objective: float
+    bound: float
+    use: Doubles
+    evaluations: int
+
+    @property
+    def gap(self) -> float:
+        """Fraction of the bound that was not reached, >= 0."""
+        return max(0.0, 1.0 - self.objective / self.bound) if self.bound > 0 else 0.0
+
+
+def solve(problem: Problem, *, seed: int, start: Doubles | None = None, threads: int = 1) -> Solution:
+    """Assign plans to tasks.
+
+    Args:
+        problem: the batch.
+        seed: draws the sample that starts large batches; the same seed gives the same solution.
+        start: prices to start from, shape (accounts,); those of the batch before are a good choice.
+        threads: threads that share one pass; the result does not depend on their number.
+    """
+    priced = np.isfinite(problem.capacity) & (problem.capacity > 0) & (problem.draws > 0).any(axis=0)
+    reduced = _over_accounts(_without_pairs_that_never_fit(problem), priced)
+    prices = np.zeros(len(problem.capacity)) if start is None else np.array(start, dtype=np.float64)
+    with _Dual(reduced, threads) as dual:
+        found, steps = prices[priced], _FULL_STEPS
+        if problem.tasks > 2 * _SAMPLE:
+            found, steps = _prices_of_sample(reduced, found, seed), _FULL_STEPS_AFTER_SAMPLE
+        found, bound = _minimise(dual, found, steps)
+        choice = _round(dual, found)
+    prices[priced], prices[~priced] = found, 0.0
+    objective = problem.worth_of(choice)
+    return Solution(
+        choice=choice,
+        prices=prices,
+        objective=objective,
+        bound=max(bound, objective),
+        use=problem.use_of(choice),
+        evaluations=dual.evaluations,
+    )
+
+
+class _Pass(NamedTuple):
+    """What one look at the whole batch, at given prices, gives."""
+
+    bound: float
+    use: Doubles
+    choice: NDArray[np.int16]
+
+
+class _Dual:
+    """The dual function of a problem, evaluated block by block so that working arrays stay in cache."""
+
+    def __init__(self, problem: Problem, threads: int) -> None:
+        self.problem = problem
+        self.evaluations = 0
+        self._blocks = [
+            slice(start, min(problem.tasks, start + _BLOCK)) for start in range(0, problem.tasks, _BLOCK)
+        ]
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 and len(self._blocks) > 1 else None
+
+    def __enter__(self) -> _Dual:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool:
+            self._pool.shutdown()
+
+    def look(self, prices: Doubles) -> _Pass:
+        """Each task's best plan at `prices`, what these plans take, and the dual value."""
+        self.evaluations += 1
+        rates = self._rates(prices)
+        parts = self._over_blocks(lambda block: self._best_in(block, rates))
+        use = np.sum([part[1] for part in parts], axis=0) @ self.problem.draws
+        return _Pass(
+            bound=sum(part[0] for part in parts) + float(prices @ self.problem.capacity),
+            use=use,
+            choice=np.concatenate([part[2] for part in parts]),
+        )
+
+    def regrets(self, prices: Doubles) -> Floats:
+        """How much each task prefers its best choice to its second, shape (tasks,); no plan is a choice too."""
+        rates = self._rates(prices)
+        return np.concatenate(self._over_blocks(lambda block: self._regret_in(block, rates)))
+
+    def _rates(self, prices: Doubles) -> Floats:
+        return (self.problem.draws @ prices).astype(self.problem.values.dtype)
+
+    def _over_blocks(self, work: Callable[[slice], Part]) -> list[Part]:
+        return list(self._pool.map(work, self._blocks) if self._pool else map(work, self._blocks))
+
+    def _priced(self, plan: int, block: slice, rates: Floats, out: Floats, scratch: Floats) -> None:
+        """Write the value of `plan` less the price of what it draws into `out`."""
+        np.copyto(out, self.problem.values[plan, block])
+        for charge in self.problem.charges_of[plan]:
+            np.multiply(self.problem.charges[charge, block], rates[charge], out=scratch)
+            np.subtract(out, scratch, out=out)
+
+    def _best_in(self, block: slice, rates: Floats) -> tuple[float, Doubles, NDArray[np.int16]]:
+        size, kind = block.stop - block.start, self.problem.values.dtype
+        best, worth, scratch = np.zeros(size, kind), np.empty(size, kind), np.empty(size, kind)
+        choice, better = np.full(size, NO_PLAN, np.int16), np.empty(size, bool)
+        for plan in range(len(self.problem.values)):
+            self._priced(plan, block, rates, worth, scratch)
+            np.greater(worth, best, out=better)
+            np.copyto(best, worth, where=better)
+            np.copyto(choice, np.int16(plan), where=better)
+        taken = np.empty(len(self.problem.charges))
+        for plan, charges in enumerate(self.problem.charges_of):
+            np.equal(choice, plan, out=better)
+            np.copyto(scratch, better, casting="unsafe")
+            for charge in charges:
+                taken[charge] = np.dot(self.problem.charges[charge, block], scratch)
+        return float(best.sum(dtype=np.float64)), taken, choice
+
+    def _regret_in(self, block: slice, rates: Floats) -> Floats:
+        size, kind = block.stop - block.start, self.problem.values.dtype
+        best, worth, scratch = np.zeros(size, kind), np.empty(size, kind), np.empty(size, kind)
+        second = np.full(size, -np.inf, kind)
+        for plan in range(len(self.problem.values)):
+            self._priced(plan, block, rates, worth, scratch)
+            np.maximum(second, np.minimum(best, worth, out=scratch), out=second)
+            np.maximum(best, worth, out=best)
+        return best - second
+
+
+def _minimise(dual: _Dual, prices: Doubles, steps: int) -> tuple[Doubles, float]:
+    """Prices of the least dual value found within `steps` looks, and that value.
+
+    Each price is scaled by its account's capacity, so that a step means as much for tokens as for dollars.
+    """
+    capacity = dual.problem.capacity
+    best_prices, best = prices, dual.look(prices).bound
+    scale = best
+    if not len(capacity) or scale <= 0:
+        return best_prices, best
+
+    def value_and_slope(scaled: Doubles) -> tuple[float, Doubles]:
+        nonlocal best_prices, best
+        tried = scaled * scale / capacity
+        seen = dual.look(tried)
+        if seen.bound < best:
+            best_prices, best = tried, seen.bound
+        return seen.bound / scale, 1.0 - seen.use / capacity
+
+    minimize(
+        value_and_slope,
+        prices * capacity / scale,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0.0, None)] * len(capacity),
+        options={"maxfun": steps, "maxiter": steps, "ftol": _DUAL_TOLERANCE, "gtol": 0.0, "maxcor": 20},
+    )
+    return best_prices, best
+
+
+def _prices_of_sample(problem: Problem, prices: Doubles, seed: int) -> Doubles:
+    """Prices of a random sample of tasks that shares the capacity in proportion."""
+    drawn = np.sort(np.random.default_rng(seed).choice(problem.tasks, _SAMPLE, replace=False))
+    sample = Problem(
+        values=np.ascontiguousarray(problem.values[:, drawn]),
+        charges=np.ascontiguousarray(problem.charges[:, drawn]),
+        charge_plan=problem.charge_plan,
+        draws=problem.draws,
+        capacity=problem.capacity * (_SAMPLE / problem.tasks),
+    )
+    return _minimise(_Dual(sample, threads=1), prices, _SAMPLE_STEPS)[0]
+
+
+def _without_pairs_that_never_fit(problem: Problem) -> Problem:
+    """The problem without the pairs that alone take more than an account has.
+
+    Such a pair is in no assignment, so leaving it out keeps every solution and tightens the bound.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        largest = np.where(problem.draws > 0, problem.capacity / problem.draws, np.inf).min(axis=1, initial=np.inf)
+    too_large = problem.charges > largest[:, None]
+    if not too_large.any():
+        return problem
+    values = problem.values.copy()
+    for charge, plan in enumerate(problem.charge_plan):
+        values[plan, too_large[charge]] = -np.inf
+    return replace(problem, values=values)
+
+
+def _over_accounts(problem: Problem, kept: NDArray[np.bool_]) -> Problem:
+    return replace(problem, draws=problem.draws[:, kept], capacity=problem.capacity[kept])
+
+
+def _round(dual: _Dual, prices: Doubles) -> NDArray[np.int16]:
+    """An assignment within every account, near the best plans at `prices`.
+
+    Only the tasks with the least regret (the core) are looked at again, more of them when those do not suffice.
+    """
+    seen = dual.look(prices)
+    slack = dual.problem.capacity - dual.problem.use_of(seen.choice)
+    regrets = dual.regrets(prices)
+    size = min(dual.problem.tasks, max(400, _CORE_PER_ACCOUNT * len(slack)))
+    while True:
+        tasks = np.sort(np.argpartition(regrets, size - 1)[:size])
+        core = _Core(dual.problem, tasks, seen.choice[tasks], prices, slack)
+        if core.repair() or size == dual.problem.tasks:
+            core.improve()
+            choice = seen.choice.copy()
+            choice[tasks] = core.choice
+            return choice
+        size = min(dual.problem.tasks, 4 * size)
+
+
+class _Core:
+    """The tasks whose choice rounding may change, with every plan's worth and draw; no plan is the last column."""
+
+    def __init__(
+        self, problem: Problem, tasks: Indices, choice: NDArray[np.int16], prices: Doubles, slack: Doubles
+    ) -> None:
+        plans, accounts = len(problem.values), len(slack)
+        self._none = plans
+        self._rows = np.arange(len(tasks))
+        self._chosen = np.where(choice == NO_PLAN, plans, choice).astype(np.intp)
+        self._worth = np.zeros((len(tasks), plans + 1))
+        self._worth[:, :plans] = problem.values[:, tasks].T
+        self._draw = np.zeros((len(tasks), plans + 1, accounts))
+        for charge, plan in enumerate(problem.charge_plan):
+            self._draw[:, plan] += np.multiply.outer(
+                problem.charges[charge, tasks].astype(np.float64), problem.draws[charge]
+            )
+        self._reduced = self._worth - self._draw @ prices
+        self._slack = slack
+        self._capacity = problem.capacity
+
+    @property
+    def choice(self) -> NDArray[np.int16]:
+        """The plan of each task of the core, or `NO_PLAN`."""
+        return np.where(self._chosen == self._none, NO_PLAN, self._chosen).astype(np.int16)
+
+    def repair(self) -> bool:
+        """Take plans away, least regret per unit of what is overdrawn first, until no account is overdrawn.
+
+        Returns whether that was possible within the core.
+        """
+        while (self._slack < 0).any():
+            missing = np.maximum(-self._slack, 0.0)
+            drawn = self._draw[self._rows, self._chosen]
+            relief = (np.minimum(drawn, missing) / self._capacity).sum(axis=1)
+            candidates = np.flatnonzero(relief > 0)
+            if not len(candidates):
+                return False
+            regret = np.maximum(self._reduced[candidates, self._chosen[candidates]], 0.0)
+            order = candidates[np.argsort(regret / relief[candidates], kind="stable")]
+            covered = (np.cumsum(drawn[order], axis=0) >= missing).all(axis=1)
+            enough = int(np.argmax(covered)) + 1 if covered.any() else len(order)
+            given_up = order[: (enough + 1) // 2]  # half at a time: what is missing changes as plans go
+            self._slack = self._slack + drawn[given_up].sum(axis=0)
+            self._chosen[given_up] = self._none
+        return True
+
+    def improve(self) -> None:
+        """Give tasks better plans out of what is left, smallest loss at the prices first, until none fits."""
+        while True:
+            gain = self._worth - self._worth[self._rows, self._chosen][:, None]
+            extra = self._draw - self._draw[self._rows, self._chosen][:, None, :]
+            possible = (gain > 0) & (extra <= self._slack).all(axis=2)
+            if not possible.any():
+                return
+            preference = np.where(
+                possible, self._reduced - self._reduced[self._rows, self._chosen][:, None], -np.inf
+            )
+            best = preference.argmax(axis=1)
+            order = np.argsort(-preference[self._rows, best], kind="stable")[:_MOVES_A_ROUND]
+            for task in order[np.isfinite(preference[order, best[order]])]:
+                step = extra[task, best[task]]
+                if (step <= self._slack).all():
+                    self._slack = self._slack - step
+                    self._chosen[task] = best[task]
+
+
+def _refuse(wrong: NDArray[np.bool_], values: Floats, name: str, allowed: str) -> None:
+    if wrong.any():
+        place = tuple(int(index) for index in np.argwhere(wrong)[0])
+        raise ValueError(f"{name}{list(place)} is {values[place]}; {allowed} is allowed")
