@@ -39,10 +39,14 @@ class Settings(BaseSettings):
     )
     simulator_url: str | None = Field(
         default=None,
-        description="Send every provider's calls to the simulator at this address instead of to the provider.",
+        description="Send every provider's calls to the simulator at this address instead.",
     )
     dbt_project_dir: Path = Field(
         default=PROJECT_ROOT / "dbt_project", description="The dbt project of the marts."
+    )
+    timezone: str = Field(
+        default="UTC",
+        description="Time zone of daily_learning_schedule: it runs at 02:00 there. Such as Europe/Berlin.",
     )
 
     @cached_property

@@ -76,9 +76,12 @@ def amounts_used(
     Args:
         accounts: the accounts of the reservation, with the amounts reserved.
         funding: "subscription:NAME", whose windows are charged tokens, or "budget:NAME", charged US dollars.
+
+    Returns:
+        Nothing at all when nothing was used: the reservation is then voided.
     """
     used = Decimal(usage.total) if funding.startswith("subscription:") else cost
-    return dict.fromkeys(accounts, used)
+    return dict.fromkeys(accounts, used) if used else {}
 
 
 def billed_usd(funding: str, cost: Decimal) -> Decimal:

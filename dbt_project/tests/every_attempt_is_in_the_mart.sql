@@ -1,5 +1,5 @@
--- Attempts that the mart lacks, and ended attempts whose figures differ from what was recorded. An attempt that was
--- under way, or began, while the mart was built is neither.
+-- Attempts that the mart lacks, and answered attempts whose figures differ from what was recorded. An attempt that
+-- was under way, or began, while the mart was built is neither; a lost one may still be charged late.
 {{ config(meta={"dagster": {"ref": {"name": "executions"}}}) }}
 
 with recorded as (
@@ -18,7 +18,7 @@ where
     and (
         mart.execution is null
         or (
-            mart.state <> 'running'
+            mart.state in ('succeeded', 'failed')
             and (mart.state, mart.input_tokens, mart.output_tokens, mart.cost_usd)
             is distinct from
             (recorded.state, recorded.input_tokens, recorded.output_tokens, recorded.cost_usd)

@@ -1,0 +1,77 @@
+"""Puts assets, checks, jobs, sensors, schedules and resources together: what workspace.yaml names.
+
+Loading this module opens nothing: no database, no network, no secret, and dbt is not parsed. Heavy libraries
+are imported by what uses them, when it runs.
+"""
+
+from __future__ import annotations
+
+from dagster import AssetSpec, Definitions, in_process_executor, map_asset_specs
+
+from cp_assets.assignment import assignments, assignments_checks
+from cp_assets.execution import execution_outcomes, execution_outcomes_checks
+from cp_assets.learning import performance_metrics, performance_metrics_checks
+from cp_assets.marts import build_marts
+from cp_assets.queue import scored_tasks, scored_tasks_checks, task_queue, task_queue_checks
+from cp_assets.registry import model_registry, model_registry_checks
+from cp_resources.configurable import (
+    ConfigurationResource,
+    DatabaseResource,
+    SettingsResource,
+    dbt_resource,
+)
+from cp_resources.settings import Settings
+from cp_sensors.inbox import take_inbox, task_inbox_sensor
+from cp_sensors.jobs import daily_learning, process_queue
+from cp_sensors.new_tasks import new_tasks_sensor
+from cp_sensors.schedules import build_daily_learning_schedule
+
+OWNERS = ["team:control-panel"]
+
+
+def build_defs(**resources: object) -> Definitions:
+    """The code location.
+
+    Args:
+        resources: each replaces the resource of its name (settings, database, configuration or dbt) by
+            another resource, or by the plain object that it would give out.
+    """
+    settings = Settings()
+    assets = [
+        model_registry,
+        task_queue,
+        scored_tasks,
+        assignments,
+        execution_outcomes,
+        build_marts(settings),
+        performance_metrics,
+    ]
+    return Definitions(
+        assets=map_asset_specs(_owned, assets),
+        asset_checks=[
+            model_registry_checks,
+            task_queue_checks,
+            scored_tasks_checks,
+            assignments_checks,
+            execution_outcomes_checks,
+            performance_metrics_checks,
+        ],
+        jobs=[process_queue, daily_learning, take_inbox],
+        sensors=[new_tasks_sensor, task_inbox_sensor],
+        schedules=[build_daily_learning_schedule(settings.timezone)],
+        resources={
+            "settings": SettingsResource(),
+            "database": DatabaseResource(),
+            "configuration": ConfigurationResource(),
+            "dbt": dbt_resource(settings),
+            **resources,
+        },
+        executor=in_process_executor,  # the steps are small: a process each would take longer than their work
+    )
+
+
+def _owned(spec: AssetSpec) -> AssetSpec:
+    return spec.replace_attributes(owners=OWNERS)
+
+
+defs = build_defs()

@@ -1,0 +1,56 @@
+"""The thin Dagster resource beside each plain class: what an asset, a check or a sensor asks for by name.
+
+A resource reads the settings when it is used, never when it is defined, so that loading the code location
+needs no database, no secret and no network. Nothing else in `cp_resources` imports Dagster.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dagster import ConfigurableResource, InitResourceContext
+from dagster_dbt import DbtCliResource
+
+from cp_resources.configuration import Configuration, load_configuration
+from cp_resources.database import Database
+from cp_resources.settings import Settings
+
+
+class SettingsResource(ConfigurableResource[Settings]):
+    """Settings of this installation, from the environment."""
+
+    def create_resource(self, context: InitResourceContext) -> Settings:
+        """Read the environment."""
+        return Settings()
+
+
+class DatabaseResource(ConfigurableResource[Database]):
+    """The platform's PostgreSQL database, migrated; the embedded server when none is configured."""
+
+    @contextmanager
+    def yield_for_execution(self, context: InitResourceContext) -> Iterator[Database]:
+        """Lend the database, and close its connections afterwards."""
+        from cp_resources import connect  # loads the migrations: not when the code location is loaded
+
+        with connect.database(Settings()) as database:
+            yield database
+
+
+class ConfigurationResource(ConfigurableResource[Configuration]):
+    """models.yaml, scoring.yaml and policies.yaml, read once a run: a run keeps what it started with."""
+
+    def create_resource(self, context: InitResourceContext) -> Configuration:
+        """Read and validate the three files."""
+        return load_configuration(Settings().config_dir)
+
+
+def dbt_resource(settings: Settings) -> DbtCliResource:
+    """dbt's command line, the one installed beside this Python, on the marts' project."""
+    return DbtCliResource(
+        project_dir=str(settings.dbt_project_dir),
+        profiles_dir=str(settings.dbt_project_dir),
+        dbt_executable=str(Path(sys.executable).with_name("dbt")),
+    )

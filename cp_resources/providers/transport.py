@@ -1,0 +1,173 @@
+"""The HTTP client that all providers share, and one call through it: bounded in time and in size.
+
+TLS certificates are always verified, redirects are never followed, and answers are asked for uncompressed so
+that their limit in bytes is what is really read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+from pydantic import ValidationError
+
+from cp_core.execution.failures import failure_reason, scrub
+from cp_core.execution.policy import ExecutionPolicy
+from cp_core.execution.retry import retry_after_seconds
+from cp_core.models.registry import Wire
+from cp_core.tasks.reasons import Reason
+from cp_resources.providers.wire import ProviderError
+
+KEEPALIVE_SECONDS = 4.0
+"""Below the five seconds after which common servers close an idle connection."""
+
+REQUEST_ID_LIMIT = 200
+_REQUEST_ID_HEADERS = ("request-id", "x-request-id")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status and JSON body of an answer that is no error."""
+
+    status: int
+    body: Any
+    request_id: str | None
+
+
+def http_client(policy: ExecutionPolicy, *, through_proxy: bool = True) -> httpx.AsyncClient:
+    """The client for every call of one worker.
+
+    Args:
+        through_proxy: obey HTTPS_PROXY and its kin; not for the simulator, which is on loopback.
+    """
+    return httpx.AsyncClient(
+        http2=False,
+        follow_redirects=False,
+        trust_env=through_proxy,
+        limits=httpx.Limits(
+            max_connections=policy.concurrency,
+            max_keepalive_connections=policy.concurrency,
+            keepalive_expiry=KEEPALIVE_SECONDS,
+        ),
+        timeout=httpx.Timeout(policy.read_timeout_seconds, connect=policy.connect_timeout_seconds),
+    )
+
+
+async def post_json(
+    http: httpx.AsyncClient,
+    wire: Wire,
+    url: str,
+    body: Mapping[str, Any],
+    *,
+    headers: Mapping[str, str],
+    secret: str,
+    timeout_seconds: float,
+    limit_bytes: int,
+) -> Answer:
+    """POST `body` and read the whole answer.
+
+    Args:
+        secret: the key among `headers`; struck out of every error text.
+        timeout_seconds: for the whole call, however slowly the answer trickles in.
+        limit_bytes: longest answer that is read.
+
+    Raises:
+        ProviderError: no answer in time, a broken or too long one, or an error of the provider.
+    """
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            response, content, whole = await _exchange(http, url, body, headers, limit_bytes)
+    except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout) as error:
+        raise ProviderError(Reason.TIMEOUT, f"no whole answer within {timeout_seconds:g} s") from error
+    except httpx.HTTPError as error:
+        text = scrub(f"{type(error).__name__}: {error}", (secret,))
+        raise ProviderError(Reason.CONNECTION, text) from error
+    request_id = _request_id(response)
+    if response.is_success and not whole:
+        raise ProviderError(
+            Reason.TRUNCATED,
+            f"the answer is longer than {limit_bytes} bytes (execution.response_limit_bytes)",
+            http_status=response.status_code,
+            request_id=request_id,
+        )
+    parsed = _parse(content)
+    if not response.is_success or _error_of(parsed):
+        raise _provider_error(wire, response, parsed, content, secret)
+    if not isinstance(parsed, dict):
+        raise malformed("the body is not a JSON object", Answer(response.status_code, parsed, request_id))
+    return Answer(response.status_code, parsed, request_id)
+
+
+def malformed(what: str, answer: Answer) -> ProviderError:
+    """The error of a 200 that does not follow the wire format: the provider's fault, worth another try."""
+    return ProviderError(
+        Reason.SERVER_ERROR,
+        scrub(f"malformed answer: {what}"),
+        http_status=answer.status,
+        request_id=answer.request_id,
+    )
+
+
+def wrong_fields(error: ValidationError) -> str:
+    """Which fields of an answer are wrong, without what stands in them."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+        for problem in error.errors()[:3]
+    )
+
+
+async def _exchange(
+    http: httpx.AsyncClient, url: str, body: Mapping[str, Any], headers: Mapping[str, str], limit_bytes: int
+) -> tuple[httpx.Response, bytes, bool]:
+    """The response, its body up to a little over the limit, and whether that is the whole body."""
+    content = json.dumps(body, ensure_ascii=True).encode()
+    sent = {"content-type": "application/json", "accept-encoding": "identity", **headers}
+    received = bytearray()
+    async with http.stream("POST", url, content=content, headers=sent) as response:
+        async for chunk in response.aiter_raw():
+            received += chunk
+            if len(received) > limit_bytes:
+                return response, bytes(received), False
+    return response, bytes(received), True
+
+
+def _parse(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _error_of(parsed: Any) -> Any:
+    """The error object of a body; some gateways send one with status 200."""
+    return parsed.get("error") if isinstance(parsed, dict) else None
+
+
+def _provider_error(
+    wire: Wire, response: httpx.Response, parsed: Any, content: bytes, secret: str
+) -> ProviderError:
+    error = _error_of(parsed)
+    fields = error if isinstance(error, dict) else {}
+    said = fields.get("message") or error or content[:2000].decode(errors="replace")
+    code = fields.get("code")
+    status = response.status_code
+    if response.is_success:
+        status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    reason = failure_reason(wire, status, str(fields.get("type") or ""), str(code or ""), str(said))
+    return ProviderError(
+        reason,
+        scrub(str(said), (secret,)) or f"HTTP status {response.status_code} without a text",
+        http_status=response.status_code,
+        request_id=_request_id(response),
+        retry_after=retry_after_seconds(response.headers, datetime.now(UTC)),
+    )
+
+
+def _request_id(response: httpx.Response) -> str | None:
+    found = next((response.headers[name] for name in _REQUEST_ID_HEADERS if name in response.headers), None)
+    return found[:REQUEST_ID_LIMIT] if found else None
