@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from cp_core.assignment.options import Options
-from cp_core.assignment.predict import COMPLEXITIES, Predictions, Predictor, shift_log_odds
-from cp_core.models.registry import DOMAINS
+from cp_core.assignment.predict import Predictions, Predictor, shift_log_odds
+from cp_core.scoring.config import Complexity, Domain
 
 Doubles = NDArray[np.float64]
 Plan = tuple[int, ...]
@@ -186,7 +186,7 @@ def plan_book(options: Options, predictor: Predictor, policy: PlanPolicy) -> Pla
 
 
 def _times_best(book: PlanBook, predictor: Predictor, check: CheckPolicy) -> NDArray[np.intp]:
-    cells = [(d, c, value) for d in DOMAINS for c in COMPLEXITIES for value in _REFERENCE_VALUES]
+    cells = [(d, c, value) for d in Domain for c in Complexity for value in _REFERENCE_VALUES]
     domains, complexities, values = zip(*cells, strict=True)
     tokens = np.array([_REFERENCE_TOKENS[complexity] for complexity in complexities])
     outlook = book.outlook(

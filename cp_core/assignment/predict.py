@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from cp_core.models.registry import DOMAINS, Model, Tier
+from cp_core.models.registry import Model, Tier
+from cp_core.scoring.config import Complexity, Domain
 
 Doubles = NDArray[np.float64]
 Codes = NDArray[np.intp]
 
-COMPLEXITIES = ("simple", "moderate", "complex", "highly_complex")
+_DOMAINS = {domain.value: code for code, domain in enumerate(Domain)}
+_COMPLEXITIES = {complexity.value: code for code, complexity in enumerate(Complexity)}
 _CERTAIN = 1e-3  # no prediction of a capable model is nearer to 0 or 1 than this
 
 
@@ -36,8 +38,13 @@ class PredictionPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    complexity_log_odds: dict[str, float] = Field(
-        default={"simple": 0.6, "moderate": 0.0, "complex": -0.6, "highly_complex": -1.2},
+    complexity_log_odds: dict[Complexity, float] = Field(
+        default={
+            Complexity.SIMPLE: 0.6,
+            Complexity.MODERATE: 0.0,
+            Complexity.COMPLEX: -0.6,
+            Complexity.HIGHLY_COMPLEX: -1.2,
+        },
         description="What each complexity adds to the log-odds of success; registry priors are for moderate tasks.",
     )
     start_seconds: float = Field(default=2.0, ge=0, description="Time until a model's first token.")
@@ -52,12 +59,12 @@ class Calibration:
     """What was learned, as tables. An absent cell leaves the prior as it is.
 
     Attributes:
-        success: probability of success by (model, domain, complexity).
+        success: probability of success by model, domain and complexity.
         input_factor: actual over estimated input tokens, by model.
         output_factor: actual over estimated output tokens, by model.
     """
 
-    success: Mapping[tuple[str, str, str], float] = field(default_factory=dict)
+    success: Mapping[tuple[str, Domain, Complexity], float] = field(default_factory=dict)
     input_factor: Mapping[str, float] = field(default_factory=dict)
     output_factor: Mapping[str, float] = field(default_factory=dict)
 
@@ -97,10 +104,10 @@ class Predictor:
     def __init__(self, models: Sequence[Model], policy: PredictionPolicy, calibration: Calibration) -> None:
         self._success = np.array(
             [
-                [[_success(model, domain, c, policy, calibration) for c in COMPLEXITIES] for domain in DOMAINS]
+                [[_success(model, domain, c, policy, calibration) for c in Complexity] for domain in Domain]
                 for model in models
             ]
-        ).reshape(len(models), len(DOMAINS), len(COMPLEXITIES))
+        ).reshape(len(models), len(Domain), len(Complexity))
         self._input_factor = _column(calibration.input_factor.get(model.name, 1.0) for model in models)
         self._output_factor = _column(calibration.output_factor.get(model.name, 1.0) for model in models)
         self._input_usd = _column(_usd_per_token(model.input_usd_per_million) for model in models)
@@ -120,7 +127,7 @@ class Predictor:
         input_mean = self._input_factor * _row(tasks["input_mean"])
         output_mean = self._output_factor * _row(tasks["output_mean"])
         return Predictions(
-            success=self._success[:, _codes(tasks["domain"], DOMAINS), _codes(tasks["complexity"], COMPLEXITIES)],
+            success=self._success[:, _codes(tasks["domain"], _DOMAINS), _codes(tasks["complexity"], _COMPLEXITIES)],
             input_mean=input_mean,
             input_median=self._input_factor * _row(tasks["input_median"]),
             output_mean=output_mean,
@@ -137,21 +144,20 @@ def shift_log_odds(probability: Doubles, shift: float | Doubles) -> Doubles:
 
 
 def _success(
-    model: Model, domain: str, complexity: str, policy: PredictionPolicy, calibration: Calibration
+    model: Model, domain: Domain, complexity: Complexity, policy: PredictionPolicy, calibration: Calibration
 ) -> float:
     learned = calibration.success.get((model.name, domain, complexity))
     if learned is not None:
         return float(np.clip(learned, _CERTAIN, 1 - _CERTAIN))
-    prior = {str(name): share for name, share in model.capability.items()}.get(domain, 0.0)
+    prior = model.capability.get(domain, 0.0)
     if prior <= 0:
         return 0.0
     shift = policy.complexity_log_odds[complexity]
     return float(shift_log_odds(np.clip(np.float64(prior), _CERTAIN, 1 - _CERTAIN), shift))
 
 
-def _codes(names: Iterable[str], known: Sequence[str]) -> Codes:
-    position = {name: code for code, name in enumerate(known)}
-    return np.array([position[name] for name in names], dtype=np.intp)
+def _codes(names: Iterable[str], positions: Mapping[str, int]) -> Codes:
+    return np.array([positions[name] for name in names], dtype=np.intp)
 
 
 def _usd_per_token(usd_per_million: Decimal) -> float:

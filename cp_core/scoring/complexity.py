@@ -1,0 +1,43 @@
+"""Complexity: the larger of what files and lines say, and highly complex for certain words whatever the size."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cp_core.scoring.config import Complexity, ComplexityRules
+from cp_core.scoring.distinct import Distinct
+from cp_core.scoring.phrases import PhraseFinder
+from cp_core.scoring.size import Sizes
+from cp_core.scoring.words import words
+
+LEVELS = tuple(Complexity)
+
+
+def named_highly_complex(
+    phrases: Distinct[frozenset[str]],
+    labels: Distinct[frozenset[str]],
+    rules: ComplexityRules,
+    negations: tuple[str, ...],
+) -> NDArray[np.bool_]:
+    """Whether the text's phrases or a label call a task highly complex."""
+    wanted = frozenset(rules.highly_complex_words)
+    finder = PhraseFinder(wanted, negations)
+    in_text = phrases.map(lambda found: not wanted.isdisjoint(found), np.bool_)
+    in_labels = labels.map(lambda own: any(finder.find(words(each)) for each in own), np.bool_)
+    return np.asarray(in_text | in_labels)
+
+
+def complexity_of(
+    sizes: Sizes, highly_complex: NDArray[np.bool_], rules: ComplexityRules
+) -> NDArray[np.intp]:
+    """The index in `LEVELS` of each row's complexity."""
+    limits = [rules.levels[level] for level in LEVELS[:-1]]
+    by_files = np.searchsorted([limit.max_files or 0 for limit in limits], sizes.files)
+    by_lines = np.searchsorted([limit.max_lines or 0 for limit in limits], sizes.lines)
+    return np.where(highly_complex, len(LEVELS) - 1, np.maximum(by_files, by_lines))
+
+
+def complexity_factor(complexity: NDArray[np.intp], rules: ComplexityRules) -> NDArray[np.float64]:
+    """What complexity multiplies the priority by."""
+    return np.array([rules.levels[level].factor for level in LEVELS])[complexity]
