@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dagster import AssetExecutionContext, AssetsDefinition, AssetSpec, ResourceParam
+from dagster import AssetCheckSpec, AssetExecutionContext, AssetsDefinition, AssetSpec, ResourceParam
 from dagster_dbt import (
     DagsterDbtTranslator,
     DagsterDbtTranslatorSettings,
@@ -47,6 +47,26 @@ class MartTranslator(DagsterDbtTranslator):
                 description=properties.get("description"),
                 kinds={"dbt", "postgres", "view" if materialized == "view" else "table"},
             )
+        )
+
+    def get_asset_check_spec(
+        self,
+        asset_spec: AssetSpec,
+        manifest: Mapping[str, Any],
+        unique_id: str,
+        project: DbtProject | None,
+    ) -> AssetCheckSpec | None:
+        """dagster-dbt's own spec, with the description that the test has in dbt."""
+        spec = super().get_asset_check_spec(asset_spec, manifest, unique_id, project)
+        if spec is None:
+            return None
+        return AssetCheckSpec(
+            spec.name,
+            asset=spec.asset_key,
+            description=self.get_resource_props(manifest, unique_id)["description"],
+            additional_deps=spec.additional_deps,
+            blocking=spec.blocking,
+            metadata=spec.metadata,
         )
 
 

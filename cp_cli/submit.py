@@ -26,6 +26,7 @@ INTERRUPTED = 130
 
 STDIN = "-"
 _SHOWN_REJECTS = 3
+_SHOWN_IDS = 10
 _OTHER_FIELDS = [field for field in limits.FIELDS if field not in ("title", "description")]
 
 
@@ -185,6 +186,7 @@ def _print(report: IntakeReport, field_map: FieldMap | None, *, dry_run: bool, a
                     "stored": 0 if dry_run else report.stored,
                     "valid": report.stored + report.duplicates,
                     "duplicates": report.duplicates,
+                    "differing_duplicates": report.differing,
                     "rejected": report.rejected,
                     "seconds": round(report.seconds, 3),
                     "rejects": [str(path) for path in report.rejects],
@@ -201,6 +203,14 @@ def _print(report: IntakeReport, field_map: FieldMap | None, *, dry_run: bool, a
     )
     for path in report.rejects:
         _print_rejects(path)
+    if report.differing:
+        ids = ", ".join(report.differing[:_SHOWN_IDS])
+        more = ", …" if len(report.differing) > _SHOWN_IDS else ""
+        typer.echo(
+            "warning: these duplicates differ from the task stored under their id, which stays as it is: "
+            f"{ids}{more}",
+            err=True,
+        )
     for place in report.nowhere:
         typer.echo(f"warning: no row has anything at {place}, which --map names", err=True)
     if report.unread:
@@ -225,5 +235,4 @@ def _print_rejects(path: Path) -> None:
 def _with_suggestion(name: str) -> str:
     from cp_core.tasks.mapping import did_you_mean
 
-    suggestion = did_you_mean(name, limits.FIELDS).lstrip(", ")
-    return f"{name} ({suggestion})" if suggestion else name
+    return f"{name}{did_you_mean(name, limits.FIELDS)}"

@@ -29,14 +29,14 @@ from cp_resources.database import DatabaseUnavailableError
 from cp_resources.held_rows import HeldRow, HeldRows
 from cp_resources.rejects import RejectsFile
 from cp_resources.task_files import BadRow, Row, TaskFile, UnusableFileError, open_task_file
-from cp_resources.tasks import NewTask, TaskStore
+from cp_resources.tasks import Inserted, NewTask, TaskStore
 
 TRANSACTION_ROWS = 10_000
 TRANSACTION_BYTES = 16 * 1024**2
 """A transaction ends earlier when its rows take this much in the file, so that memory stays bounded."""
 
-KEPT_NAMES = 100
-"""Most names of extra fields that a report lists."""
+LISTED = 100
+"""Most names that a report lists of each sort."""
 
 _MADE_IDS = uuid.UUID("5b0f6a3e-6a57-4b6e-9a43-5c1d2f0e7a11")
 
@@ -48,6 +48,7 @@ class IntakeReport:
     Attributes:
         stored: tasks stored; in a dry run, rows that would be.
         duplicates: rows whose id or idempotency key was taken; they changed nothing.
+        differing: ids of duplicates that say something else than the task stored under their id.
         rejected: rows, or ends of files, that could not be taken.
         seconds: time taken.
         rejects: files that hold the rejected rows.
@@ -57,6 +58,7 @@ class IntakeReport:
 
     stored: int
     duplicates: int
+    differing: tuple[str, ...]
     rejected: int
     seconds: float
     rejects: tuple[Path, ...]
@@ -95,13 +97,14 @@ class Intake:
         self._on_progress = on_progress
         self._started = time.monotonic()
         self._counts = {"stored": 0, "duplicates": 0, "rejected": 0}
+        self._differing: list[str] = []
         self._rejects: dict[Path, None] = {}
         self._unread: dict[str, None] = {}
         self._nowhere = set(mapping.paths.values()) if mapping else set()
         self._rows: list[NewTask] = []
         self._bytes = 0
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="intake")
-        self._writing: Future[tuple[int, int]] | None = None
+        self._writing: Future[Inserted] | None = None
         self._held = HeldRows()
 
     def take(self, file: TaskFile, rejects: RejectsFile) -> None:
@@ -144,6 +147,7 @@ class Intake:
         """What came of it so far."""
         return IntakeReport(
             **self._counts,
+            differing=tuple(self._differing),
             seconds=time.monotonic() - self._started,
             rejects=tuple(self._rejects),
             unread=tuple(self._unread),
@@ -159,7 +163,7 @@ class Intake:
         """Wait for the transaction under way, so that the counts tell what is stored."""
         self._writer.shutdown(wait=True)
         if self._writing is not None and self._writing.exception() is None:
-            self._count(*self._writing.result())
+            self._count(self._writing.result())
         self._held.close()
 
     def _check_columns_of(self, file: TaskFile) -> Callable[[list[str]], None]:
@@ -178,7 +182,7 @@ class Intake:
         except SubmissionError as error:
             self._reject(rejects, row.line, error.problems, row.text)
             return
-        if submission.model_extra and len(self._unread) < KEPT_NAMES:
+        if submission.model_extra and len(self._unread) < LISTED:
             self._unread |= dict.fromkeys(submission.model_extra)
         task = NewTask.of(submission, _task_id(submission, file, number), extra)
         if task.dependencies:
@@ -212,7 +216,7 @@ class Intake:
         self._settle()
         rows, self._rows, self._bytes = self._rows, [], 0
         if self._store is None:
-            self._count(len(rows), 0)
+            self._counts["stored"] += len(rows)
         elif rows:
             self._writing = self._writer.submit(self._store.insert, rows)
 
@@ -221,15 +225,16 @@ class Intake:
         if self._writing is None:
             return
         try:
-            counts = self._writing.result()
+            inserted = self._writing.result()
         except (psycopg.OperationalError, DatabaseUnavailableError) as error:
             raise self._stopped(error) from error
         self._writing = None
-        self._count(*counts)
+        self._count(inserted)
 
-    def _count(self, stored: int, duplicates: int) -> None:
-        self._counts["stored"] += stored
-        self._counts["duplicates"] += duplicates
+    def _count(self, inserted: Inserted) -> None:
+        self._counts["stored"] += inserted.stored
+        self._counts["duplicates"] += inserted.duplicates
+        self._differing += inserted.differing[: LISTED - len(self._differing)]
 
     def _take_held(self) -> None:
         """Decide on the rows with dependencies, now that all others are stored."""
@@ -237,23 +242,24 @@ class Intake:
         duplicates = self._known_ids(held.dependencies) | {
             held.keys[key] for key in self._known_keys(held.keys)
         }
-        self._count(0, len(duplicates))
         graph = {
             task_id: needed for task_id, needed in held.dependencies.items() if task_id not in duplicates
         }
         outside = {needed for row in graph.values() for needed in row if needed not in graph}
         unknown = outside - self._known_ids(outside) if self._store else set()
         verdict = judge(graph, unknown)
-        for task_id in verdict.order:
-            row = held.read(held.places[task_id])
-            self._add(row.task, len(row.text))
+        for task_id in (*verdict.order, *duplicates):
+            self._add_held(held.read(held.places[task_id]))
         for task_id, message in verdict.rejected.items():
             self._reject_held(held.read(held.places[task_id]), message)
         for first, place in held.repeats:
             if first in verdict.rejected:
                 self._reject_held(held.read(place), f"repeats the id or key of {first!r}, which was rejected")
             else:
-                self._count(0, 1)
+                self._add_held(held.read(place))
+
+    def _add_held(self, row: HeldRow) -> None:
+        self._add(row.task, len(row.text))
 
     def _reject_held(self, row: HeldRow, message: str) -> None:
         problem = Problem("dependencies", shown(row.task.dependencies), message)

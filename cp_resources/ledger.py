@@ -1,19 +1,22 @@
 """The quota ledger in PostgreSQL: reads and stores what `cp_core.quota.journal` decides.
 
-Whoever changes a balance first locks the `source` accounts, then `spent` and the rest by name: two writers
-wait for each other and never deadlock, however many calls they make in one transaction. Time is the
-database's.
+One lock orders all writers, so that none deadlocks however many calls it makes in a transaction. It is taken
+late: a batch is decided and its transfers are written, then the lock is taken and the few balances are moved.
+Where something changed meanwhile (a balance would go below zero, a key is taken), the batch is undone and
+decided again under the lock. The caller's transaction must be READ COMMITTED; its end frees the lock. Time is
+the database's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import LiteralString
+from typing import Any
 from uuid import UUID
 
 import psycopg
+from psycopg.errors import CheckViolation, UniqueViolation
 
 from cp_core.models.registry import ModelRegistry
 from cp_core.quota.account import Account, AccountKind, AccountTerms, Unit
@@ -50,21 +53,13 @@ EXPIRY_BATCH = 1_000
 _LATE_COMMIT = timedelta(hours=1)
 """What a transaction that lasted no longer than this reserved is not missed when it expires."""
 
-_COUNTERS = "debits_pending, debits_posted, credits_pending, credits_posted"
-_COLUMNS = f"""
-    account, kind, unit, "window", quota_limit, window_started_at, window_ends_at, debits_before_window,
-    {_COUNTERS}, now() AS read_at
-"""
+_WRITERS_LOCK = 0x6370_6C65  # any number that only the ledger of this project takes
+_LOCK = f"SELECT pg_advisory_xact_lock({_WRITERS_LOCK})"
 
-_LOCK = f"""
-SELECT {_COLUMNS} FROM cp.quota_accounts
-WHERE account = ANY(%s) OR kind IN ('source', 'spent')
-ORDER BY kind <> 'source', account COLLATE "C"
-FOR NO KEY UPDATE
-"""
-
-_LOCK_ALL = f"""
-SELECT {_COLUMNS} FROM cp.quota_accounts ORDER BY kind <> 'source', account COLLATE "C" FOR NO KEY UPDATE
+_BALANCES = """
+SELECT now(), account, kind, unit, "window", quota_limit, window_started_at, window_ends_at,
+       debits_before_window, debits_pending, debits_posted, credits_pending, credits_posted
+FROM cp.quota_accounts ORDER BY account COLLATE "C"
 """
 
 _CREATE = """
@@ -77,29 +72,36 @@ ON CONFLICT (account) DO NOTHING
 """
 
 _STORE_TRANSFERS = """
-INSERT INTO cp.quota_transfers (transfer_id, phase, debit_account, credit_account, amount, code, pending_id,
-                                reservation, task, expires_at)
-SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::numeric[], %s::text[], %s::uuid[],
-                     %s::uuid[], %s::bigint[], %s::timestamptz[])
+COPY cp.quota_transfers (transfer_id, phase, debit_account, credit_account, amount, code, pending_id,
+                         reservation, task, expires_at)
+FROM STDIN (FORMAT BINARY)
+"""
+_TRANSFER_TYPES = ["uuid", "text", "text", "text", "numeric", "text", "uuid", "uuid", "int8", "timestamptz"]
+
+_MOVE_BALANCES = f"""
+WITH writers AS MATERIALIZED ({_LOCK})
+UPDATE cp.quota_accounts AS stored
+SET debits_pending = stored.debits_pending + move.debits_pending,
+    debits_posted = stored.debits_posted + move.debits_posted,
+    credits_pending = stored.credits_pending + move.credits_pending,
+    credits_posted = stored.credits_posted + move.credits_posted
+FROM writers, unnest(%s::text[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[])
+    AS move (account, debits_pending, debits_posted, credits_pending, credits_posted)
+WHERE stored.account = move.account
 """
 
-_STORE_BALANCES = """
-UPDATE cp.quota_accounts AS stored
-SET debits_pending = entered.debits_pending, debits_posted = entered.debits_posted,
-    credits_pending = entered.credits_pending, credits_posted = entered.credits_posted,
-    "window" = entered."window", quota_limit = entered.quota_limit,
-    window_started_at = entered.window_started_at, window_ends_at = entered.window_ends_at,
-    debits_before_window = entered.debits_before_window
-FROM unnest(%s::text[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[],
-            %s::text[], %s::numeric[], %s::timestamptz[], %s::timestamptz[], %s::numeric[])
-    AS entered (account, debits_pending, debits_posted, credits_pending, credits_posted,
-                "window", quota_limit, window_started_at, window_ends_at, debits_before_window)
-WHERE stored.account = entered.account
+_STORE_WINDOW = """
+UPDATE cp.quota_accounts
+SET "window" = %s, quota_limit = %s, window_started_at = %s, window_ends_at = %s, debits_before_window = %s
+WHERE account = %s
 """
 
 _PENDINGS = """
-SELECT transfer_id, reservation, debit_account, credit_account, amount, task
-FROM cp.quota_transfers WHERE phase = 'pending' AND reservation = ANY(%s)
+SELECT pending.transfer_id, pending.reservation, pending.debit_account, pending.credit_account,
+       pending.amount, pending.task, resolution.phase
+FROM cp.quota_transfers AS pending
+LEFT JOIN cp.quota_transfers AS resolution ON resolution.pending_id = pending.transfer_id
+WHERE pending.phase = 'pending' AND pending.reservation = ANY(%s)
 """
 
 _EXPIRED = """
@@ -124,22 +126,18 @@ class Ledger:
         """
         declared = {terms.account: terms for terms in registry.accounts()}
         with self._database.transaction() as connection:
+            connection.execute(_LOCK)
             _create(connection, declared.values())
-            balances, now = _read(connection, _LOCK_ALL)
-            journal = Journal(balances, now)
-            for account, balance in balances.items():
+            journal = Journal(*_read(connection))
+            for account, balance in journal.balances.items():
                 if isinstance(balance, QuotaBalance):
                     journal.agree(account, declared.get(account))
-            _store(connection, journal, balances)
+            _store(connection, journal)
 
     def accounts(self) -> list[Account]:
         """Every window and budget, as a reservation made now would find it, in the order of their names."""
         with self._database.transaction() as connection:
-            balances, now = _read(
-                connection,
-                f"""SELECT {_COLUMNS} FROM cp.quota_accounts
-                    WHERE kind IN ('window', 'budget') ORDER BY account COLLATE "C" """,
-            )
+            balances, now = _read(connection)
         return [row.as_found_at(now) for row in balances.values() if isinstance(row, QuotaBalance)]
 
     def reserve(
@@ -149,7 +147,7 @@ class Ledger:
         *,
         expires_in: timedelta,
     ) -> list[bool]:
-        """Reserve in the given order what fits. The accounts stay locked until the caller's transaction ends.
+        """Reserve in the given order what fits, in the caller's transaction.
 
         Returns:
             For each reservation whether it is made: all of its amounts, or none. A key that was reserved
@@ -160,29 +158,16 @@ class Ledger:
         """
         if not reservations:
             return []
-        accounts = {account for reservation in reservations for account in reservation.amounts}
-        balances, now = _lock(connection, accounts)
-        made: dict[UUID, set[str]] = {}
-        for pending in _pendings(connection, [r.key for r in reservations]):
-            made.setdefault(pending.reservation, set()).add(pending.debit_account)
-        journal = Journal(balances, now)
-        answers = []
-        for reservation in reservations:
-            known = made.get(reservation.key)
-            if known is not None and known != reservation.amounts.keys():
-                raise LedgerError(
-                    f"reservation {reservation.key} was made before over {', '.join(sorted(known))}, "
-                    f"not {', '.join(sorted(reservation.amounts))}: another attempt needs another key"
-                )
-            answer = known is not None or journal.reserve(reservation, now + expires_in)
-            if answer:
-                made[reservation.key] = set(reservation.amounts)
-            answers.append(answer)
-        _store(connection, journal, balances)
+        journal, answers = _reserve(connection, reservations, expires_in)
+        if all(answers) and not journal.rewindowed and _store_unless_changed(connection, journal):
+            return answers
+        connection.execute(_LOCK)
+        journal, answers = _reserve(connection, reservations, expires_in)
+        _store(connection, journal)
         return answers
 
     def settle(self, connection: psycopg.Connection, settlements: Sequence[Settlement]) -> int:
-        """Post what attempts used and free the rest, inside the caller's transaction.
+        """Post what attempts used and free the rest, in the caller's transaction.
 
         What was used beyond the reservation, or under one that was voided, expired or never made, is charged
         as an overrun. Use is charged once a key and account: a repeat changes nothing.
@@ -193,17 +178,14 @@ class Ledger:
         Raises:
             LedgerError: an account does not exist.
         """
-        pendings = _pendings(connection, [settlement.key for settlement in settlements])
-        accounts = {account for settlement in settlements for account in settlement.used}
-        accounts |= {pending.debit_account for pending in pendings}
-        if not accounts:
+        if not settlements:
             return 0
-        balances, now = _lock(connection, accounts)
-        journal = Journal(balances, now)
-        pendings = _with_resolutions(connection, pendings)
-        overruns = _stored_overruns(connection, settlements, pendings)
-        resolved = settle(journal, settlements, pendings, overruns)
-        _store(connection, journal, balances)
+        journal, resolved, overran = _settle(connection, settlements)
+        if not overran and _store_unless_changed(connection, journal):
+            return resolved
+        connection.execute(_LOCK)
+        journal, resolved, _ = _settle(connection, settlements)
+        _store(connection, journal)
         return resolved
 
     def expire_pending(self) -> int:
@@ -216,7 +198,7 @@ class Ledger:
             return 0
         voided = sum(self._expire_batches(since - _LATE_COMMIT))
         with self._database.transaction() as connection:
-            connection.execute(_LOCK_ALL)
+            connection.execute(_LOCK)
             connection.execute(
                 "UPDATE cp.quota_accounts SET expired_until = greatest(expired_until, %s)", (started,)
             )
@@ -235,6 +217,37 @@ class Ledger:
                 return
 
 
+def _reserve(
+    connection: psycopg.Connection, reservations: Sequence[Reservation], expires_in: timedelta
+) -> tuple[Journal, list[bool]]:
+    balances, now, pendings = _read_with_pendings(connection, [r.key for r in reservations])
+    made: dict[UUID, set[str]] = {}
+    for pending in pendings:
+        made.setdefault(pending.reservation, set()).add(pending.debit_account)
+    journal = Journal(balances, now)
+    answers = []
+    for reservation in reservations:
+        known = made.get(reservation.key)
+        if known is not None and known != reservation.amounts.keys():
+            raise LedgerError(
+                f"reservation {reservation.key} was made before over {', '.join(sorted(known))}, "
+                f"not {', '.join(sorted(reservation.amounts))}: another attempt needs another key"
+            )
+        answer = known is not None or journal.reserve(reservation, now + expires_in)
+        if answer:
+            made[reservation.key] = set(reservation.amounts)
+        answers.append(answer)
+    return journal, answers
+
+
+def _settle(connection: psycopg.Connection, settlements: Sequence[Settlement]) -> tuple[Journal, int, bool]:
+    """The journal, how many pending transfers it resolves, and whether it charges overruns."""
+    balances, now, pendings = _read_with_pendings(connection, [s.key for s in settlements])
+    journal = Journal(balances, now)
+    resolved = settle(journal, settlements, pendings, _stored_overruns(connection, settlements, pendings))
+    return journal, resolved, len(journal.transfers) > resolved
+
+
 def _create(connection: psycopg.Connection, declared: Iterable[AccountTerms]) -> None:
     rows: list[tuple[str, str, str, str | None, Decimal | None]] = [
         (terms.account, str(terms.kind), str(terms.unit), str(terms.window), terms.limit)
@@ -248,17 +261,23 @@ def _create(connection: psycopg.Connection, declared: Iterable[AccountTerms]) ->
     connection.execute(_CREATE, [list(column) for column in zip(*rows, strict=True)])
 
 
-def _lock(connection: psycopg.Connection, accounts: Iterable[str]) -> tuple[dict[str, Balance], datetime]:
-    return _read(connection, _LOCK, [list(accounts)])
+def _read(connection: psycopg.Connection) -> tuple[dict[str, Balance], datetime]:
+    """Every balance by account, and the database's time: that of the transaction's start."""
+    return _balances(connection.execute(_BALANCES).fetchall())
 
 
-def _read(
-    connection: psycopg.Connection, query: LiteralString, parameters: Sequence[object] | None = None
-) -> tuple[dict[str, Balance], datetime]:
-    """Balances by account, and the database's time: that of the transaction's start."""
-    rows = connection.execute(query, parameters).fetchall()
-    now = rows[0][-1] if rows else datetime.now(UTC)
-    return {row[0]: _balance(*row[:-1]) for row in rows}, now
+def _read_with_pendings(
+    connection: psycopg.Connection, keys: list[UUID]
+) -> tuple[dict[str, Balance], datetime, list[Pending]]:
+    balances, now = _read(connection)
+    rows = connection.execute(_PENDINGS, (keys,)).fetchall()
+    return balances, now, [Pending(*row, phase and Phase(phase)) for *row, phase in rows]
+
+
+def _balances(rows: list[tuple[Any, ...]]) -> tuple[dict[str, Balance], datetime]:
+    if not rows:
+        raise LedgerError("there are no quota accounts; open the registry's accounts first")
+    return {account: _balance(account, *terms) for _, account, *terms in rows}, rows[0][0]
 
 
 def _balance(
@@ -287,25 +306,6 @@ def _balance(
     )
 
 
-def _pendings(connection: psycopg.Connection, keys: list[UUID]) -> list[Pending]:
-    return [Pending(*row) for row in connection.execute(_PENDINGS, (keys,)).fetchall()]
-
-
-def _with_resolutions(connection: psycopg.Connection, pendings: list[Pending]) -> list[Pending]:
-    resolutions: dict[UUID, str] = dict(
-        connection.execute(
-            "SELECT pending_id, phase FROM cp.quota_transfers WHERE pending_id = ANY(%s)",
-            ([pending.transfer_id for pending in pendings],),
-        ).fetchall()
-    )
-    return [
-        pending._replace(resolved_by=Phase(resolutions[pending.transfer_id]))
-        if pending.transfer_id in resolutions
-        else pending
-        for pending in pendings
-    ]
-
-
 def _stored_overruns(
     connection: psycopg.Connection, settlements: Sequence[Settlement], pendings: list[Pending]
 ) -> set[UUID]:
@@ -325,30 +325,35 @@ def _stored_overruns(
     return {transfer_id for (transfer_id,) in stored.fetchall()}
 
 
-def _store(connection: psycopg.Connection, journal: Journal, balances: Mapping[str, Balance]) -> None:
+def _store_unless_changed(connection: psycopg.Connection, journal: Journal) -> bool:
+    """Store what was decided without the lock; False, and nothing stored, where that no longer holds."""
+    try:
+        with connection.transaction():
+            _store(connection, journal)
+    except (CheckViolation, UniqueViolation):
+        return False
+    return True
+
+
+def _store(connection: psycopg.Connection, journal: Journal) -> None:
     if journal.transfers:
-        columns = [list(column) for column in zip(*journal.transfers, strict=True)]
-        connection.execute(_STORE_TRANSFERS, columns)
-    if journal.changed:
-        rows = [_stored_form(balances[account]) for account in sorted(journal.changed)]
-        connection.execute(_STORE_BALANCES, [list(column) for column in zip(*rows, strict=True)])
-
-
-def _stored_form(balance: Balance) -> tuple[object, ...]:
-    counters = (
-        balance.account,
-        balance.debits_pending,
-        balance.debits_posted,
-        balance.credits_pending,
-        balance.credits_posted,
-    )
-    if not isinstance(balance, QuotaBalance):
-        return (*counters, None, None, None, None, Decimal(0))
-    return (
-        *counters,
-        balance.window,
-        balance.limit,
-        balance.window_started_at,
-        balance.window_ends_at,
-        balance.debits_before_window,
-    )
+        with connection.cursor().copy(_STORE_TRANSFERS) as copy:
+            copy.set_types(_TRANSFER_TYPES)
+            for transfer in journal.transfers:
+                copy.write_row(transfer)
+        moves = [(account, *counters) for account, counters in journal.moves().items()]
+        connection.execute(_MOVE_BALANCES, [list(column) for column in zip(*moves, strict=True)])
+    for account in journal.rewindowed:
+        row = journal.balances[account]
+        if isinstance(row, QuotaBalance):
+            connection.execute(
+                _STORE_WINDOW,
+                (
+                    row.window,
+                    row.limit,
+                    row.window_started_at,
+                    row.window_ends_at,
+                    row.debits_before_window,
+                    account,
+                ),
+            )

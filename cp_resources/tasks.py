@@ -6,6 +6,7 @@ Scores, assignments and executions of a task have stores of their own.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, LiteralString, NamedTuple
@@ -62,6 +63,20 @@ class NewTask(NamedTuple):
         )
 
 
+class Inserted(NamedTuple):
+    """What came of an insert.
+
+    Attributes:
+        stored: tasks stored.
+        duplicates: rows that changed nothing.
+        differing: task_ids of those duplicates that say something else than the stored task.
+    """
+
+    stored: int
+    duplicates: int
+    differing: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class StoredTask:
     """A task as the database holds it. `id` is internal; `task_id` is the one people use."""
@@ -97,20 +112,15 @@ class TaskStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def insert(self, rows: Sequence[NewTask]) -> tuple[int, int]:
-        """Store tasks in one transaction; return how many were stored and how many were there before.
+    def insert(self, rows: Sequence[NewTask]) -> Inserted:
+        """Store tasks in one transaction.
 
-        A row whose task_id or idempotency_key is taken, by an earlier task or an earlier row, changes
-        nothing.
+        A row whose task_id or idempotency_key is taken, by a task or an earlier row, changes nothing.
         """
-        for attempt in range(1, INSERT_ATTEMPTS + 1):
-            try:
-                stored = self._insert(rows)
-                return stored, len(rows) - stored
-            except psycopg.errors.DeadlockDetected:
-                if attempt == INSERT_ATTEMPTS:
-                    raise
-        raise AssertionError("unreachable")
+        for _ in range(INSERT_ATTEMPTS - 1):
+            with suppress(psycopg.errors.DeadlockDetected):
+                return self._insert(rows)
+        return self._insert(rows)
 
     def get(self, task_id: str) -> StoredTask | None:
         """The task with this id, or None."""
@@ -145,15 +155,15 @@ class TaskStore:
         """
         return self._database.fetch(_DAYS_WITH_WORK, {"now": now})
 
-    def _insert(self, rows: Sequence[NewTask]) -> int:
+    def _insert(self, rows: Sequence[NewTask]) -> Inserted:
         with self._database.transaction() as connection:
             connection.execute(_INCOMING)
             with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
                 for row in rows:
                     copy.write_row(row)
-            stored = connection.execute(_INSERT_TASKS).rowcount
-            connection.execute(_INSERT_PAYLOADS)
-            return stored
+            stored = connection.execute(_INSERT).rowcount
+            differing = connection.execute(_DIFFERING).fetchall() if stored < len(rows) else []
+        return Inserted(stored, len(rows) - stored, tuple(task_id for (task_id,) in differing))
 
     def _known(self, query: LiteralString, values: Collection[str]) -> set[str]:
         return {value for (value,) in self._database.fetch(query, [list(values)])} if values else set()
@@ -177,21 +187,39 @@ COPY incoming (
 ) FROM STDIN
 """
 
-_INSERT_TASKS: LiteralString = """
-INSERT INTO tasks (
-    id, task_id, idempotency_key, submitted_at, priority, workspace, deadline, dependencies, max_attempts
+_INSERT: LiteralString = """
+WITH stored AS (
+    INSERT INTO tasks (
+        id, task_id, idempotency_key, submitted_at, priority, workspace, deadline, dependencies, max_attempts
+    )
+    SELECT
+        id, task_id, idempotency_key, submitted_at, priority, workspace, deadline, dependencies, max_attempts
+    FROM incoming ORDER BY id
+    ON CONFLICT DO NOTHING
+    RETURNING id
 )
-SELECT id, task_id, idempotency_key, submitted_at, priority, workspace, deadline, dependencies, max_attempts
-FROM incoming ORDER BY id
-ON CONFLICT DO NOTHING
-"""
-
-_INSERT_PAYLOADS: LiteralString = """
 INSERT INTO task_payloads (
     task, title, description, labels, estimated_files, estimated_lines, workspace_files, extra
 )
 SELECT id, title, description, labels, estimated_files, estimated_lines, workspace_files, extra
-FROM incoming JOIN tasks USING (id)
+FROM incoming JOIN stored USING (id)
+"""
+
+_DIFFERING: LiteralString = """
+SELECT incoming.task_id
+FROM incoming
+JOIN tasks ON tasks.task_id = incoming.task_id AND tasks.id <> incoming.id
+JOIN task_payloads ON task = tasks.id
+WHERE (
+    incoming.title, incoming.description, incoming.labels, incoming.priority, incoming.workspace,
+    incoming.deadline, incoming.dependencies, incoming.max_attempts, incoming.estimated_files,
+    incoming.estimated_lines, incoming.workspace_files
+) IS DISTINCT FROM (
+    task_payloads.title, task_payloads.description, task_payloads.labels, tasks.priority, tasks.workspace,
+    tasks.deadline, tasks.dependencies, tasks.max_attempts, task_payloads.estimated_files,
+    task_payloads.estimated_lines, task_payloads.workspace_files
+)
+ORDER BY incoming.id
 """
 
 _GET: LiteralString = """

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cp_core.assignment.options import from_smallest_units, smallest_units
+from cp_core.assignment.options import figure, smallest_units
 from cp_core.models.registry import Funding
 from cp_core.quota.account import Account, AccountState, state_of
 from cp_core.tasks.reasons import Reason
@@ -74,7 +74,8 @@ class Capacity:
         """What remains in some accounts, and their states, JSON-ready."""
         return {
             account: {
-                "remaining": float(from_smallest_units(self._remaining[account], self._unit[account])),
+                "remaining": figure(self._remaining[account], self._unit[account]),
+                "unit": self._unit[account].value,
                 "state": self.state(account).value,
             }
             for account in accounts

@@ -85,6 +85,17 @@ class Decision:
                 total[account] = total.get(account, Decimal(0)) + amount
         return total
 
+    def outrun(self) -> Decision:
+        """What becomes of an assignment when others have taken its quota first, too often to try again."""
+        explanation = {name: part for name, part in self.explanation.items() if name != "why"}
+        return Decision(
+            self.task,
+            self.task_id,
+            Outcome.DEFERRED,
+            Reason.QUOTA_EXHAUSTED,
+            explanation=explanation,
+        )
+
 
 def decision_id(task_id: str, number: int, config_hash: str) -> UUID:
     """Id of the `number`-th decision (from 0) for a task under one configuration.

@@ -13,7 +13,7 @@ from typing import Any
 from cp_core.assignment.batch import Batch
 from cp_core.assignment.capacity import Capacity, Shortage
 from cp_core.assignment.eligibility import CODES, ELIGIBLE, context_allowed, context_needed
-from cp_core.assignment.options import Option, from_smallest_units
+from cp_core.assignment.options import Option, figure
 from cp_core.quota.account import Unit
 from cp_core.tasks.reasons import Reason
 
@@ -85,7 +85,7 @@ def _eligible(batch: Batch, row: int, column: int) -> dict[str, Any]:
         "funding": option.funding.name,
         "tier": option.model.tier.value,
         "capability": float(batch.capability[row, column]),
-        "cost_usd": float(from_smallest_units(int(batch.list_price[row, column]), Unit.USD)),
+        "cost_usd": figure(int(batch.list_price[row, column]), Unit.USD),
     }
 
 
@@ -95,8 +95,8 @@ def _short_of_quota(option: Option, shortage: Shortage) -> dict[str, Any]:
         "funding": option.funding.name,
         "reason": shortage.reason.value,
         "account": shortage.account,
-        "needed": _figure(shortage.needed, option.funding.unit),
-        "remaining": _figure(shortage.remaining, option.funding.unit),
+        "needed": figure(shortage.needed, option.funding.unit),
+        "remaining": figure(shortage.remaining, option.funding.unit),
     }
 
 
@@ -130,11 +130,7 @@ def _figures(batch: Batch, row: int, column: int, reason: Reason | None) -> dict
             unit = option.funding.unit
             return {
                 "funding": option.funding.name,
-                "needed": _figure(int(batch.need[row, column]), unit),
-                "full_window": _figure(int(batch.most[column]), unit),
+                "needed": figure(int(batch.need[row, column]), unit),
+                "full_window": figure(int(batch.most[column]), unit),
             }
     return {}
-
-
-def _figure(amount: int, unit: Unit) -> int | float:
-    return amount if unit is Unit.TOKENS else float(from_smallest_units(amount, unit))

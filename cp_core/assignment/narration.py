@@ -80,7 +80,7 @@ def _lines(explanation: Mapping[str, Any], reason: Reason | None) -> Iterator[st
     if explanation.get("accounts"):
         yield "accounts before the decision:"
         for account, standing in explanation["accounts"].items():
-            yield f"  {account}: {standing['remaining']:,} left, {standing['state']}"
+            yield f"  {account}: {standing['remaining']:,} {standing['unit']} left, {standing['state']}"
 
 
 def _value(explanation: Mapping[str, Any]) -> str:

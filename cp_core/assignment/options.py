@@ -97,5 +97,10 @@ def from_smallest_units(amount: int, unit: Unit) -> Decimal:
     return Decimal(amount).scaleb(-_DECIMAL_PLACES[unit])
 
 
+def figure(amount: int, unit: Unit) -> int | float:
+    """Whole smallest units as a number for people: tokens, or US dollars."""
+    return amount if unit is Unit.TOKENS else float(from_smallest_units(amount, unit))
+
+
 def _nanodollars_per_token(prices: list[Decimal]) -> NDArray[np.float64]:
     return np.array([float(price * _NANODOLLARS_PER_TOKEN) for price in prices], dtype=np.float64)

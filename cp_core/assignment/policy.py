@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cp_core.models.registry import Tier
 from cp_core.quota.account import AccountState
+from cp_core.scoring.config import Domain
+from cp_core.tasks.reasons import Reason
 
 
 class Band(BaseModel):
@@ -35,7 +37,7 @@ class FamilyPreference(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    domain: str = "infrastructure"
+    domain: Domain = Domain.INFRASTRUCTURE
     at_least: float = Field(default=60, ge=0, le=100)
     family: str = "claude"
 
@@ -80,11 +82,21 @@ class AssignmentPolicy(BaseModel):
         default=21_600, gt=0, description="How long reserved quota waits for the task to be executed."
     )
     defer_seconds: float = Field(
-        default=300, gt=0, description="When a task that found no quota is looked at again."
+        default=300, ge=1, description="When a task that could not be assigned is looked at again."
     )
     dependency_seconds: float = Field(
-        default=5, gt=0, description="When a task that waits for another task is looked at again."
+        default=5, ge=1, description="The same for a task that waits for another one, at first."
     )
+
+    def wait_seconds(self, reason: Reason, waited_seconds: float) -> float:
+        """When a deferred task is looked at again.
+
+        One that waits for another task is looked at soon, then less and less often: after as long as it has
+        waited already, at most `defer_seconds`.
+        """
+        if reason is not Reason.DEPENDENCY_PENDING:
+            return self.defer_seconds
+        return min(max(waited_seconds, self.dependency_seconds), self.defer_seconds)
 
     @model_validator(mode="after")
     def _bands_cover_every_score(self) -> Self:

@@ -1,7 +1,7 @@
 """The ledger's rules: double entry, append only, two phases. `cp_resources.ledger` reads and stores.
 
-A journal is opened over balances that nobody else changes meanwhile. Every entry moves both sides of a
-transfer at once, so debits equal credits by construction; transfers and balances are stored together.
+A journal is opened over balances. Every entry moves both sides of a transfer at once, so debits equal credits
+by construction; then transfers and moves are stored together.
 
     grant     source  -> account   at the opening of a window, or when a limit was raised
     lapse     account -> source    what a window left over, or what a lowered limit takes away
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from operator import sub
 from typing import NamedTuple
 from uuid import UUID, uuid5
 
@@ -40,6 +41,9 @@ class Phase(StrEnum):
     PENDING = "pending"
     POST = "post"
     VOID = "void"
+
+
+_POSTED = frozenset({Phase.SINGLE, Phase.POST})
 
 
 class Code(StrEnum):
@@ -109,6 +113,15 @@ class Pending(NamedTuple):
     resolved_by: Phase | None = None
 
 
+class Counters(NamedTuple):
+    """The four sums of an account, or what was added to them."""
+
+    debits_pending: Decimal
+    debits_posted: Decimal
+    credits_pending: Decimal
+    credits_posted: Decimal
+
+
 @dataclass(slots=True)
 class Balance:
     """The counters of one account, of any kind."""
@@ -119,6 +132,10 @@ class Balance:
     debits_posted: Decimal = _ZERO
     credits_pending: Decimal = _ZERO
     credits_posted: Decimal = _ZERO
+
+    def counters(self) -> Counters:
+        """The four sums as they are now."""
+        return Counters(self.debits_pending, self.debits_posted, self.credits_pending, self.credits_posted)
 
     @property
     def held(self) -> Decimal:
@@ -195,18 +212,27 @@ def reservation_transfers(key: UUID, accounts: Iterable[str]) -> list[UUID]:
 
 
 class Journal:
-    """Entries over `balances` (by account) at the instant `now`.
+    """Entries over `balances` (by account, and kept up to date) at the instant `now`.
 
     Attributes:
         transfers: what was entered, in order.
-        changed: names of the accounts whose balance is no longer as it was.
+        rewindowed: accounts whose limit or window is no longer as it was.
     """
 
     def __init__(self, balances: Mapping[str, Balance], now: datetime) -> None:
-        self._balances = balances
+        self.balances = balances
         self._now = now
         self.transfers: list[Transfer] = []
-        self.changed: set[str] = set()
+        self.rewindowed: set[str] = set()
+        self._before = {account: balance.counters() for account, balance in balances.items()}
+
+    def moves(self) -> dict[str, Counters]:
+        """What was added to the counters, by account."""
+        added = {
+            account: Counters(*map(sub, self.balances[account].counters(), before))
+            for account, before in self._before.items()
+        }
+        return {account: counters for account, counters in added.items() if any(counters)}
 
     def reserve(self, reservation: Reservation, expires_at: datetime) -> bool:
         """Reserve every amount, opening windows that need it; or, where one does not fit, change nothing."""
@@ -285,6 +311,7 @@ class Journal:
             self._single(uuid5(_LEDGER, f"{window}/lapse"), account, source(row.unit), row.held, Code.LAPSE)
         row.debits_before_window = row.debits_posted
         row.window_started_at, row.window_ends_at = start, end
+        self.rewindowed.add(account)
         self._single(
             opening_grant(account, row.window, start),
             source(row.unit),
@@ -313,7 +340,7 @@ class Journal:
             self.turn_over(account)
 
     def _adopt(self, row: QuotaBalance, window: Window, limit: Decimal) -> None:
-        self.changed.add(row.account)
+        self.rewindowed.add(row.account)
         open_now = not row.has_ended(self._now)
         if open_now and window != row.window:
             row.window_started_at, row.window_ends_at = bounds(window, self._now)
@@ -333,7 +360,7 @@ class Journal:
         return row.granted_at_opening() if row.has_ended(self._now) else row.held
 
     def _account(self, name: str) -> QuotaBalance:
-        row = self._balances.get(name)
+        row = self.balances.get(name)
         if not isinstance(row, QuotaBalance):
             raise LedgerError(f"there is no quota account {name!r}; open the registry's accounts first")
         return row
@@ -353,18 +380,17 @@ class Journal:
         )
 
     def _enter(self, transfer: Transfer, *, reserved: Decimal = _ZERO) -> None:
-        debit, credit = self._balances[transfer.debit_account], self._balances[transfer.credit_account]
+        debit, credit = self.balances[transfer.debit_account], self.balances[transfer.credit_account]
         if transfer.phase is Phase.PENDING:
             debit.debits_pending += transfer.amount
             credit.credits_pending += transfer.amount
-        else:
+        elif reserved:
             debit.debits_pending -= reserved
             credit.credits_pending -= reserved
-        if transfer.phase in (Phase.SINGLE, Phase.POST):
+        if transfer.phase in _POSTED:
             debit.debits_posted += transfer.amount
             credit.credits_posted += transfer.amount
         self.transfers.append(transfer)
-        self.changed |= {debit.account, credit.account}
 
 
 def opening_grant(account: str, window: Window, start: datetime) -> UUID:
@@ -411,8 +437,7 @@ def settle(
                 of_key[account] = of_account._replace(resolved_by=Phase.POST if used else Phase.VOID)
                 used = journal.resolve(of_account, used)
                 resolved += 1
-            overrun_id = overrun_transfer(settlement.key, account)
-            if used and overrun_id not in charged:
+            if used and (overrun_id := overrun_transfer(settlement.key, account)) not in charged:
                 overruns.setdefault(overrun_id, (settlement.key, account, used, task))
     for overrun in overruns.values():
         journal.overrun(*overrun)

@@ -153,9 +153,9 @@ class FieldMap:
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """`, did you mean 'priority'?`, or nothing when no allowed name is near."""
+    """` (did you mean 'priority'?)`, or nothing when no allowed name is near."""
     close = get_close_matches(name.lower(), allowed, n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 _ISSUE_URL = re.compile(r"//[^/]+/(?P<repository>[^/\s]+/[^/\s]+)/(?:issues|pull)/(?P<number>\d+)")

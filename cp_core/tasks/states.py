@@ -27,10 +27,16 @@ class TaskState(StrEnum):
 
 LEGAL_MOVES: dict[TaskState, frozenset[TaskState]] = {
     TaskState.QUEUED: frozenset(
-        {TaskState.ASSIGNED, TaskState.DEFERRED, TaskState.CANCELLED, TaskState.DEAD}
+        {
+            TaskState.ASSIGNED,
+            TaskState.DEFERRED,
+            TaskState.FAILED,  # a model did it, not well enough, and no other may be given it
+            TaskState.CANCELLED,
+            TaskState.DEAD,
+        }
     ),
     TaskState.DEFERRED: frozenset(
-        {TaskState.QUEUED, TaskState.ASSIGNED, TaskState.CANCELLED, TaskState.DEAD}
+        {TaskState.QUEUED, TaskState.ASSIGNED, TaskState.FAILED, TaskState.CANCELLED, TaskState.DEAD}
     ),
     TaskState.ASSIGNED: frozenset({TaskState.RUNNING, TaskState.QUEUED, TaskState.CANCELLED, TaskState.DEAD}),
     TaskState.RUNNING: frozenset(

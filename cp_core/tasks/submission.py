@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,7 +22,6 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 TITLE_CHARACTERS = 500
@@ -57,8 +57,9 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        seen = f" (seen: {self.value})" if self.value is not None else ""
-        return f"{self.field}: {self.message}{seen}" if self.field else f"{self.message}{seen}"
+        field = f"{self.field}: " if self.field else ""
+        seen = f" (seen: {_printable(self.value)})" if self.value is not None else ""
+        return f"{field}{self.message}{seen}"
 
 
 class SubmissionError(ValueError):
@@ -80,16 +81,18 @@ def _not_a_bool(value: object) -> object:
 
 
 def _split(value: object) -> object:
-    """The parts of a comma-separated text, without blanks and repeats; a list is only stripped of these."""
+    """The parts of a comma-separated text, or of a list, without surrounding blanks, empties and repeats."""
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
         raise ValueError("must be a list of texts, or one text with commas between")
-    stripped = (part.strip() if isinstance(part, str) else _number_as_text(part) for part in parts)
-    kept: dict[object, object] = {(type(part), str(part)): part for part in stripped if part != ""}
-    return tuple(kept.values())
+    texts = [_number_as_text(part) for part in parts]
+    try:
+        return tuple(dict.fromkeys(filter(None, map(str.strip, texts))))  # type: ignore[arg-type]
+    except TypeError:
+        return texts  # for the type's own check to refuse
 
 
-def _priority(value: object) -> object:
+def _priority(value: object) -> int:
     name = value.strip().upper() if isinstance(value, str) else value
     if name not in PRIORITIES:
         raise ValueError(f"must be one of {', '.join(PRIORITIES)}")
@@ -112,33 +115,45 @@ def _moment(value: object) -> datetime:
     return value.astimezone(UTC)
 
 
+def _visible(value: str) -> str:
+    if not (value.isascii() and value.isprintable() and " " not in value):
+        raise ValueError("may hold only visible ASCII characters, without blanks")
+    return value
+
+
 def _storable(value: str) -> str:
     if "\0" in value:
-        raise ValueError(
-            f"holds a NUL character (U+0000) at position {value.index(chr(0))}, which PostgreSQL cannot store"
-        )
+        raise ValueError("holds a NUL character (U+0000), which PostgreSQL cannot store")
     return value
 
 
 Identifier = Annotated[
     str,
     BeforeValidator(_number_as_text),
-    StringConstraints(
-        strip_whitespace=True, min_length=1, max_length=ID_CHARACTERS, pattern=r"^[\x21-\x7e]+$"
-    ),
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=ID_CHARACTERS),
+    AfterValidator(_visible),
 ]
+Title = Annotated[
+    str, StringConstraints(min_length=1, max_length=TITLE_CHARACTERS), AfterValidator(_storable)
+]
+Description = Annotated[str, StringConstraints(max_length=DESCRIPTION_CHARACTERS), AfterValidator(_storable)]
+Workspace = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=WORKSPACE_CHARACTERS),
+    AfterValidator(_storable),
+]
+Label = Annotated[
+    str, StringConstraints(min_length=1, max_length=LABEL_CHARACTERS), AfterValidator(_storable)
+]
+Priority = Annotated[int, BeforeValidator(_priority)]
+Count = Annotated[int, BeforeValidator(_not_a_bool)]
 Moment = Annotated[datetime, BeforeValidator(_moment)]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=LABEL_CHARACTERS)]
-
-
-def _count(most: int, least: int = 0) -> Any:
-    return Field(default=None, ge=least, le=most)
 
 
 class TaskSubmission(BaseModel):
     """One validated row. Fields it does not know are kept aside in `model_extra`, which no rule reads.
 
-    An absent field and a null mean the same. `title` falls back to the first line of the description.
+    It is made by `validate`, which also takes null for absent and a title from the description.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -147,45 +162,22 @@ class TaskSubmission(BaseModel):
     idempotency_key: Identifier | None = Field(
         default=None, description="A second row with the same key is a duplicate."
     )
-    title: Annotated[str, Field(min_length=1, max_length=TITLE_CHARACTERS)]
-    description: Annotated[str, Field(max_length=DESCRIPTION_CHARACTERS)] = ""
-    priority: Annotated[int, BeforeValidator(_priority)] = Field(
+    title: Title
+    description: Description = ""
+    priority: Priority = Field(
         default=DEFAULT_PRIORITY, description="P0 (most urgent) to P4; 0 to 4 once validated."
     )
     labels: Annotated[tuple[Label, ...], BeforeValidator(_split), Field(max_length=LABELS)] = ()
-    workspace: Annotated[
-        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=WORKSPACE_CHARACTERS)
-    ] = DEFAULT_WORKSPACE
-    estimated_files: Annotated[int, BeforeValidator(_not_a_bool)] | None = _count(ESTIMATED_FILES)
-    estimated_lines: Annotated[int, BeforeValidator(_not_a_bool)] | None = _count(ESTIMATED_LINES)
-    workspace_files: Annotated[int, BeforeValidator(_not_a_bool)] | None = _count(WORKSPACE_FILES)
+    workspace: Workspace = DEFAULT_WORKSPACE
+    estimated_files: Count | None = Field(default=None, ge=0, le=ESTIMATED_FILES)
+    estimated_lines: Count | None = Field(default=None, ge=0, le=ESTIMATED_LINES)
+    workspace_files: Count | None = Field(default=None, ge=0, le=WORKSPACE_FILES)
     dependencies: Annotated[
         tuple[Identifier, ...], BeforeValidator(_split), Field(max_length=DEPENDENCIES)
     ] = Field(default=(), description="Ids of tasks that must have succeeded before this one runs.")
     submitted_at: Moment
     deadline: Moment | None = None
-    max_attempts: Annotated[int, BeforeValidator(_not_a_bool), Field(ge=1, le=MAX_ATTEMPTS)] = (
-        DEFAULT_MAX_ATTEMPTS
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        fields = {name: value for name, value in given.items() if value is not None}
-        title, description = fields.get("title", ""), fields.get("description", "")
-        if isinstance(title, str) and isinstance(description, str):
-            fields["title"] = " ".join(title.split()) or _first_line(description)
-        return fields
-
-    @field_validator("title", "description", "workspace")
-    @classmethod
-    def _text_is_storable(cls, value: str) -> str:
-        return _storable(value)
-
-    @field_validator("labels")
-    @classmethod
-    def _labels_are_storable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(_storable, value))
+    max_attempts: Count = Field(default=DEFAULT_MAX_ATTEMPTS, ge=1, le=MAX_ATTEMPTS)
 
     @field_validator("dependencies")
     @classmethod
@@ -208,7 +200,7 @@ FIELDS = tuple(TaskSubmission.model_fields)
 
 
 def validate(fields: Mapping[str, Any], *, now: datetime) -> TaskSubmission:
-    """Turn the fields of one row into a task.
+    """Turn the fields of one row into a task. Null means absent; a title may come from the description.
 
     Args:
         fields: values by field name, as parsed from JSON, or texts as in CSV.
@@ -217,7 +209,11 @@ def validate(fields: Mapping[str, Any], *, now: datetime) -> TaskSubmission:
     Raises:
         SubmissionError: with one problem for each field that breaks a rule.
     """
-    given = fields if fields.get("submitted_at") is not None else {**fields, "submitted_at": now}
+    given = {name: value for name, value in fields.items() if value is not None}
+    given.setdefault("submitted_at", now)
+    title, description = given.get("title", ""), given.get("description", "")
+    if isinstance(title, str) and isinstance(description, str):
+        given["title"] = " ".join(title.split()) or _first_line(description)
     try:
         submission = TaskSubmission.model_validate(given)
     except ValidationError as error:
@@ -265,14 +261,16 @@ def extra_json(submission: TaskSubmission) -> str | None:
 
 
 def shown(value: object) -> str:
-    """A value as a person sees it in a message: JSON, cut after `SHOWN_CHARACTERS`."""
-    text = json.dumps(
-        value[: SHOWN_CHARACTERS + 1] if isinstance(value, str) else value, ensure_ascii=False, default=str
-    )
+    """A value for a message: a text as it is, anything else as JSON, cut after `SHOWN_CHARACTERS`."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
 
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def _printable(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)[1:-1]  # a value must not steer the terminal it is printed on
 
 
 def _first_line(description: str) -> str:
@@ -299,7 +297,6 @@ _WORDINGS = {
     "string_type": "must be a text",
     "string_too_short": "must not be empty",
     "string_too_long": "has {size:,} characters; at most {max_length:,} are allowed",
-    "string_pattern_mismatch": "may hold only visible ASCII characters, without blanks",
     "too_long": "has {actual_length:,} entries; at most {max_length:,} are allowed",
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",

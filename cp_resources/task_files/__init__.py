@@ -6,7 +6,6 @@ elsewhere; a row that cannot be read at all comes out as a `BadRow`, and the rea
 
 from __future__ import annotations
 
-import gzip
 import re
 import stat
 import sys
@@ -94,11 +93,10 @@ class TaskFile:
                 yield from csv_records(lines, check_columns)
             else:
                 yield from json_lines(lines) if chosen is Format.JSONL else JsonList(lines).rows()
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        except (EOFError, OSError, zlib.error) as error:
             line = lines.number if lines else 0
             raise UnusableFileError(
-                f"{self.name}: the gzip file is damaged or cut short; nothing behind line {line} could be "
-                f"read ({error})"
+                f"{self.name}: damaged or cut short; nothing behind line {line} could be read ({error})"
             ) from None
 
 

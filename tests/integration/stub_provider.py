@@ -31,8 +31,8 @@ class Call:
 class Reply:
     """What the provider sends, and how badly.
 
-    `delay` seconds pass first; with `trickle` each byte takes so many seconds; with `cut_after` the connection
-    ends after so many bytes of the body.
+    `delay` seconds pass first; with `trickle` each byte takes so many seconds; with `cut_after` the
+    connection ends after so many bytes of the body.
     """
 
     body: Any = b""

@@ -15,8 +15,9 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# What was written to the ledger stays as it was written.
-APPEND_ONLY = (
+# What was written to the ledger stays as it was written, and makes sense when it is written. A pending transfer
+# is found by its key, whatever the statistics said when the plan was made: hence the settings.
+LEDGER_TRIGGERS = (
     """
     CREATE FUNCTION cp.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -32,6 +33,53 @@ APPEND_ONLY = (
     """
     CREATE TRIGGER append_only_truncate BEFORE TRUNCATE ON cp.quota_transfers
         FOR EACH STATEMENT EXECUTE FUNCTION cp.refuse_change()
+    """,
+    """
+    CREATE TRIGGER accounts_stay BEFORE DELETE OR TRUNCATE ON cp.quota_accounts
+        FOR EACH STATEMENT EXECUTE FUNCTION cp.refuse_change()
+    """,
+    """
+    CREATE FUNCTION cp.check_transfers() RETURNS trigger LANGUAGE plpgsql
+        SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+    AS $$
+    DECLARE wrong text;
+    BEGIN
+        SELECT format('transfer %s moves %s of %s to %s of %s', entered.transfer_id, debit.unit,
+                      entered.debit_account, credit.unit, entered.credit_account)
+        INTO wrong
+        FROM entered
+        LEFT JOIN cp.quota_accounts AS debit ON debit.account = entered.debit_account
+        LEFT JOIN cp.quota_accounts AS credit ON credit.account = entered.credit_account
+        WHERE debit.unit IS DISTINCT FROM credit.unit OR debit.unit IS NULL
+        LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION '%', wrong USING ERRCODE = 'foreign_key_violation',
+                HINT = 'both accounts must exist and count the same unit';
+        END IF;
+
+        SELECT format('transfer %s is a %s of %s from %s to %s', entered.transfer_id, entered.phase,
+                      entered.amount, entered.debit_account, entered.credit_account)
+        INTO wrong
+        FROM entered
+        LEFT JOIN cp.quota_transfers AS pending
+            ON pending.transfer_id = entered.pending_id AND pending.phase = 'pending'
+        WHERE entered.pending_id IS NOT NULL
+          AND (pending.transfer_id IS NULL OR entered.amount > pending.amount
+               OR (entered.debit_account, entered.credit_account)
+                  <> (pending.debit_account, pending.credit_account))
+        LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION '%', wrong USING ERRCODE = 'foreign_key_violation',
+                HINT = 'it must resolve a pending transfer of at least as much between the same accounts';
+        END IF;
+        RETURN NULL;
+    END
+    $$
+    """,
+    """
+    CREATE TRIGGER make_sense AFTER INSERT ON cp.quota_transfers
+        REFERENCING NEW TABLE AS entered
+        FOR EACH STATEMENT EXECUTE FUNCTION cp.check_transfers()
     """,
 )
 
@@ -298,7 +346,12 @@ def upgrade() -> None:
             "sequence", sa.BigInteger(), sa.Identity(always=False), nullable=False, comment="order of writing"
         ),
         sa.Column("phase", sa.Text(), nullable=False, comment="single, pending, post or void"),
-        sa.Column("pending_id", sa.UUID(), nullable=True),
+        sa.Column(
+            "pending_id",
+            sa.UUID(),
+            nullable=True,
+            comment="the pending transfer that this one resolves",
+        ),
         sa.Column(
             "reservation",
             sa.UUID(),
@@ -328,21 +381,6 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("amount >= 0", name=op.f("ck_quota_transfers_amount")),
         sa.CheckConstraint("debit_account <> credit_account", name=op.f("ck_quota_transfers_two_sides")),
-        sa.ForeignKeyConstraint(
-            ["credit_account"],
-            ["cp.quota_accounts.account"],
-            name=op.f("fk_quota_transfers_credit_account_quota_accounts"),
-        ),
-        sa.ForeignKeyConstraint(
-            ["debit_account"],
-            ["cp.quota_accounts.account"],
-            name=op.f("fk_quota_transfers_debit_account_quota_accounts"),
-        ),
-        sa.ForeignKeyConstraint(
-            ["pending_id"],
-            ["cp.quota_transfers.transfer_id"],
-            name=op.f("fk_quota_transfers_pending_id_quota_transfers"),
-        ),
         sa.PrimaryKeyConstraint("transfer_id", name=op.f("pk_quota_transfers")),
         sa.UniqueConstraint("pending_id", name=op.f("uq_quota_transfers_pending_id")),
         schema="cp",
@@ -553,7 +591,7 @@ def upgrade() -> None:
     )
     op.create_index("uq_executions_task_attempt", "executions", ["task", "attempt"], unique=True, schema="cp")
     # ### end Alembic commands ###
-    for statement in APPEND_ONLY:
+    for statement in LEDGER_TRIGGERS:
         op.execute(statement)
 
 
@@ -584,7 +622,7 @@ def downgrade() -> None:
         postgresql_where=sa.text("phase = 'pending'"),
     )
     op.drop_table("quota_transfers", schema="cp")
-    op.execute("DROP FUNCTION cp.refuse_change()")
+    op.execute("DROP FUNCTION cp.check_transfers()")
     op.drop_index("ix_assignments_task", table_name="assignments", schema="cp")
     op.drop_index("ix_assignments_submission_day", table_name="assignments", schema="cp")
     op.drop_table("assignments", schema="cp")
@@ -603,6 +641,7 @@ def downgrade() -> None:
     )
     op.drop_table("tasks", schema="cp")
     op.drop_table("quota_accounts", schema="cp")
+    op.execute("DROP FUNCTION cp.refuse_change()")
     op.drop_table("performance_metrics", schema="cp")
     op.drop_index("ix_events_kind_occurred_at", table_name="events", schema="cp")
     op.drop_table("events", schema="cp")

@@ -1,0 +1,96 @@
+"""What the decisions of a batch, or of a whole run, come to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from cp_core.assignment.decision import Decision
+from cp_core.models.registry import ModelRegistry
+
+
+@dataclass(slots=True)
+class AssignmentSummary:
+    """Counts and sums over decisions.
+
+    Attributes:
+        outcomes: tasks by outcome.
+        reasons: tasks that were not assigned, by reason.
+        models, tiers, fundings: assigned tasks by what they were given.
+        reserved: tokens or US dollars by account.
+        expected_cost_usd: list price of what was assigned, whoever pays.
+        value_assigned: sum of the value scores of the assigned tasks.
+        races_lost: reservations for which another process was faster; each was tried again.
+        seconds: how long it took.
+    """
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    models: Counter[str] = field(default_factory=Counter)
+    tiers: Counter[str] = field(default_factory=Counter)
+    fundings: Counter[str] = field(default_factory=Counter)
+    reserved: dict[str, Decimal] = field(default_factory=dict)
+    expected_cost_usd: Decimal = Decimal(0)
+    value_assigned: float = 0.0
+    races_lost: int = 0
+    seconds: float = 0.0
+
+    @property
+    def decided(self) -> int:
+        """How many tasks were decided, whatever the outcome."""
+        return self.outcomes.total()
+
+    def count(self, decision: Decision, registry: ModelRegistry) -> None:
+        """Count one decision in."""
+        self.outcomes[decision.outcome.value] += 1
+        if decision.reason is not None:
+            self.reasons[decision.reason.value] += 1
+        if decision.model is None or decision.funding is None or decision.expected_cost_usd is None:
+            return
+        self.models[decision.model] += 1
+        self.tiers[registry.model(decision.model).tier.value] += 1
+        self.fundings[decision.funding] += 1
+        self.expected_cost_usd += decision.expected_cost_usd
+        self.value_assigned += decision.explanation["value_score"]
+        self._reserve(decision.amounts)
+
+    def add(self, other: AssignmentSummary) -> None:
+        """Count another summary in."""
+        for name in ("outcomes", "reasons", "models", "tiers", "fundings"):
+            getattr(self, name).update(getattr(other, name))
+        self._reserve(other.reserved)
+        self.expected_cost_usd += other.expected_cost_usd
+        self.value_assigned += other.value_assigned
+        self.races_lost += other.races_lost
+        self.seconds += other.seconds
+
+    def as_json(self) -> dict[str, Any]:
+        """The summary in plain JSON values."""
+        return {
+            "decided": self.decided,
+            "outcomes": dict(self.outcomes),
+            "reasons": dict(self.reasons),
+            "models": dict(self.models),
+            "tiers": dict(self.tiers),
+            "fundings": dict(self.fundings),
+            "reserved": {account: float(amount) for account, amount in self.reserved.items()},
+            "expected_cost_usd": float(self.expected_cost_usd),
+            "value_assigned": self.value_assigned,
+            "races_lost": self.races_lost,
+            "seconds": self.seconds,
+        }
+
+    def __str__(self) -> str:
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common())
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
+        return (
+            f"{self.decided} decided"
+            + (f": {outcomes}" if outcomes else "")
+            + (f" ({reasons})" if reasons else "")
+        )
+
+    def _reserve(self, amounts: dict[str, Decimal]) -> None:
+        for account, amount in amounts.items():
+            self.reserved[account] = self.reserved.get(account, Decimal(0)) + amount

@@ -1,0 +1,202 @@
+"""The SQL of claims, leases and outcomes: what `cp_resources.executions` sends, with why it is written so.
+
+Statements that find a task by its primary key do not name its state: the planner would start from the partial
+index of that state instead. They name what only that state has: the owner of the lease, the attempt.
+"""
+
+from __future__ import annotations
+
+from typing import LiteralString
+
+# One index descent a model, so that a model whose slots are taken costs nothing. The fences make sure that
+# the inner scan runs, and locks, only once.
+CLAIM: LiteralString = """
+WITH free AS MATERIALIZED (
+    SELECT *
+    FROM unnest(%(models)s::text[], %(slots)s::int[], %(providers)s::text[]) AS f (model, slots, provider)
+),
+candidates AS MATERIALIZED (
+    SELECT locked.id, locked.value_score
+    FROM free
+    CROSS JOIN LATERAL (
+        SELECT t.id, t.value_score
+        FROM cp.tasks t
+        WHERE t.state = 'assigned' AND t.submission_day = %(day)s AND t.model = free.model
+            AND t.available_at <= clock_timestamp()
+            AND (t.deadline IS NULL OR t.deadline > clock_timestamp() OR NOT %(enforce)s)
+        ORDER BY t.value_score DESC, t.id
+        LIMIT free.slots
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) locked
+),
+picked AS MATERIALIZED (
+    SELECT id FROM candidates ORDER BY value_score DESC, id LIMIT %(limit)s
+),
+claimed AS (
+    UPDATE cp.tasks t
+    SET state = 'running', attempts = t.attempts + 1, reason = NULL,
+        lease_owner = %(worker)s,
+        lease_expires_at = clock_timestamp() + make_interval(secs => %(lease)s),
+        state_changed_at = clock_timestamp()
+    FROM picked
+    WHERE t.id = picked.id
+    RETURNING t.*
+),
+begun AS (
+    INSERT INTO cp.executions
+        (task, assignment, submission_day, attempt, model, provider, funding, worker, run_id, started_at)
+    SELECT c.id, c.assignment, c.submission_day, c.attempts, c.model, free.provider, a.funding, %(worker)s,
+        %(run_id)s, clock_timestamp()
+    FROM claimed c
+    JOIN free ON free.model = c.model
+    JOIN cp.assignments a ON a.id = c.assignment
+    RETURNING id, task, provider, funding
+)
+SELECT c.id AS task, c.task_id, b.id AS execution, c.attempts::int AS attempt, a.decision_id,
+    (SELECT count(*) FROM cp.executions e WHERE e.task = c.id AND e.assignment = c.assignment) + 1
+        AS decision_attempt,
+    c.model, b.provider, b.funding, a.plan -> 0 -> 'amounts' AS amounts, p.title, p.description, c.workspace,
+    p.labels, s.output_high,
+    CASE WHEN %(enforce)s THEN extract(epoch FROM c.deadline - clock_timestamp())::float8 END AS deadline_in
+FROM claimed c
+JOIN begun b ON b.task = c.id
+JOIN cp.assignments a ON a.id = c.assignment
+JOIN cp.task_payloads p ON p.task = c.id
+JOIN cp.task_scores s ON s.task = c.id
+ORDER BY c.value_score DESC, c.id
+"""
+
+HEARTBEAT: LiteralString = """
+UPDATE cp.tasks t
+SET lease_expires_at = clock_timestamp() + make_interval(secs => %(lease)s)
+FROM unnest(%(tasks)s::bigint[], %(attempts)s::int[]) AS held (id, attempt)
+WHERE t.id = held.id AND t.attempts = held.attempt AND t.lease_owner = %(worker)s
+RETURNING t.id, held.attempt
+"""
+
+# What a task's reservation is known by. The count is of the attempts made under the current decision.
+DECISION_COLUMNS: LiteralString = """
+    t.id, t.attempts::int AS attempts, t.max_attempts::int AS max_attempts, a.decision_id,
+    a.plan -> 0 -> 'amounts' AS amounts,
+    CASE WHEN %(enforce)s THEN extract(epoch FROM t.deadline - clock_timestamp())::float8 END AS deadline_in,
+    (SELECT count(*) FROM cp.executions e WHERE e.task = t.id AND e.assignment = t.assignment)
+"""
+
+# The lease owner names the running state: only a running task has one. Naming the state itself would let the
+# planner start from the partial index of all running tasks instead of from the primary key.
+LOCK_LEASED: LiteralString = f"""
+SELECT {DECISION_COLUMNS} AS decision_attempt
+FROM cp.tasks t JOIN cp.assignments a ON a.id = t.assignment
+WHERE t.id = ANY(%(tasks)s::bigint[]) AND t.lease_owner = %(worker)s
+ORDER BY t.id
+FOR NO KEY UPDATE OF t
+"""
+
+LOCK_EXPIRED: LiteralString = f"""
+WITH t AS MATERIALIZED (
+    SELECT id, attempts, max_attempts, deadline, assignment
+    FROM cp.tasks
+    WHERE state = 'running' AND lease_expires_at < clock_timestamp()
+    ORDER BY lease_expires_at LIMIT %(limit)s
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT {DECISION_COLUMNS} AS decision_attempt
+FROM t JOIN cp.assignments a ON a.id = t.assignment
+"""
+
+LOCK_UNFIT: LiteralString = f"""
+WITH t AS MATERIALIZED (
+    SELECT id, attempts, max_attempts, deadline, assignment
+    FROM cp.tasks
+    WHERE state = 'assigned' AND submission_day = %(day)s
+        AND ((%(enforce)s AND deadline <= clock_timestamp()) OR model <> ALL(%(enabled)s::text[]))
+    LIMIT %(limit)s
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT {DECISION_COLUMNS} + 1 AS decision_attempt
+FROM t JOIN cp.assignments a ON a.id = t.assignment
+"""
+
+MOVE_TASKS: LiteralString = """
+UPDATE cp.tasks t
+SET state = r.state, reason = r.reason,
+    available_at = clock_timestamp() + make_interval(secs => r.delay),
+    lease_owner = NULL, lease_expires_at = NULL, state_changed_at = clock_timestamp(),
+    assignment = CASE WHEN r.state = 'queued' THEN NULL ELSE t.assignment END,
+    model = CASE WHEN r.state = 'queued' THEN NULL ELSE t.model END
+FROM unnest(%(id)s::bigint[], %(attempts)s::int[], %(state)s::text[], %(reason)s::text[], %(delay)s::float8[])
+    AS r (id, attempts, state, reason, delay)
+WHERE t.id = r.id AND t.attempts = r.attempts
+"""
+
+RELEASE: LiteralString = """
+WITH released AS (
+    UPDATE cp.tasks t
+    SET state = 'assigned', attempts = t.attempts - 1, lease_owner = NULL, lease_expires_at = NULL,
+        state_changed_at = clock_timestamp()
+    FROM unnest(%(tasks)s::bigint[], %(attempts)s::int[]) AS r (id, attempts)
+    WHERE t.id = r.id AND t.attempts = r.attempts AND t.lease_owner = %(worker)s
+    RETURNING t.id, r.attempts
+)
+DELETE FROM cp.executions e USING released
+WHERE e.task = released.id AND e.attempt = released.attempts AND e.state = 'running'
+RETURNING e.task
+"""
+
+RESULT_COLUMNS: LiteralString = """
+FROM unnest(
+    %(id)s::bigint[], %(state)s::text[], %(reason)s::text[], %(error)s::text[], %(http_status)s::smallint[],
+    %(request_id)s::text[], %(input_tokens)s::bigint[], %(cached_tokens)s::bigint[],
+    %(cache_write_tokens)s::bigint[], %(output_tokens)s::bigint[], %(cost_usd)s::numeric[],
+    %(billed_usd)s::numeric[], %(latency_ms)s::float8[], %(quality)s::float8[], %(evidence)s::text[],
+    %(output)s::text[]
+) AS r (id, state, reason, error, http_status, request_id, input_tokens, cached_tokens, cache_write_tokens,
+    output_tokens, cost_usd, billed_usd, latency_ms, quality, evidence, output)
+"""
+
+USE_COLUMNS: LiteralString = """
+    http_status = r.http_status, request_id = r.request_id, input_tokens = r.input_tokens,
+    cached_tokens = r.cached_tokens, cache_write_tokens = r.cache_write_tokens,
+    output_tokens = r.output_tokens, cost_usd = r.cost_usd, billed_usd = r.billed_usd,
+    latency_ms = r.latency_ms
+"""
+
+FINISH_EXECUTIONS: LiteralString = f"""
+UPDATE cp.executions e
+SET state = r.state, reason = r.reason, error = r.error, quality = r.quality, evidence = r.evidence::jsonb,
+    output = r.output, finished_at = clock_timestamp(), {USE_COLUMNS}
+{RESULT_COLUMNS}
+WHERE e.id = r.id AND e.state = 'running'
+"""
+
+# Once only: what a late answer used stands in the row afterwards, and the mark in `evidence` with it.
+RECORD_LATE: LiteralString = f"""
+UPDATE cp.executions e
+SET error = 'the answer came after the lease had been lost', evidence = '{{"late": true}}', {USE_COLUMNS}
+{RESULT_COLUMNS}
+WHERE e.id = r.id AND e.state = 'lost' AND e.evidence IS NULL
+"""
+
+LOSE_EXECUTIONS: LiteralString = """
+UPDATE cp.executions e
+SET state = 'lost', reason = 'LEASE_EXPIRED', error = r.error, finished_at = clock_timestamp()
+FROM unnest(%(task)s::bigint[], %(attempt)s::int[], %(error)s::text[]) AS r (task, attempt, error)
+WHERE e.task = r.task AND e.attempt = r.attempt AND e.state = 'running'
+"""
+
+# A deferred task may move when a task that it depends on has ended; one deferred for quota is not worth
+# waiting for, as nothing of this day's work brings quota.
+OPEN_TASKS: LiteralString = """
+SELECT state, count(*) AS count,
+    extract(epoch FROM min(
+        CASE WHEN state <> 'deferred' THEN available_at
+             WHEN reason = 'DEPENDENCY_PENDING' THEN clock_timestamp() END
+    ) - clock_timestamp())::float8 AS available_in
+FROM cp.tasks
+WHERE submission_day = %(day)s AND state IN ('queued', 'deferred', 'assigned', 'running')
+GROUP BY state
+"""
+
+ASSIGNED_MODELS: LiteralString = """
+SELECT DISTINCT model FROM cp.tasks WHERE submission_day = %(day)s AND state = 'assigned'
+"""

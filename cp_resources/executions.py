@@ -1,0 +1,394 @@
+"""Claims, leases and outcomes of tasks in PostgreSQL.
+
+A task that is `assigned` or `running` always holds a reservation in the ledger for its coming or current
+attempt; whatever moves a task on settles that reservation in the same transaction. Every lease is measured by
+the database's clock. What an attempt is made of, and what comes of it, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any, LiteralString, NamedTuple
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import dict_row
+
+from cp_core.assignment.decision import reservation_key
+from cp_core.execution.cost import amounts_used, billed_usd
+from cp_core.execution.outcome import AttemptResult, NextStep, next_step
+from cp_core.tasks.reasons import Reason
+from cp_core.tasks.states import TaskState, require_legal
+from cp_resources import execution_queries as queries
+from cp_resources.configuration import Configuration
+from cp_resources.database import Database
+from cp_resources.ledger import Ledger, Reservation, Settlement
+
+REQUEUE_LIMIT = 1000
+"""Most tasks that one call of a sweep moves, so that no transaction is long."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedTask:
+    """A task under lease, with what an attempt at it needs.
+
+    Attributes:
+        task: `tasks.id`.
+        execution: `executions.id` of this attempt.
+        attempt: of the task, from 1.
+        amounts: what the current reservation holds, by account.
+        reservation: its key in the ledger.
+        output_high: upper end of the estimated output, in tokens.
+        deadline_in: seconds from the claim to the deadline; None when there is none that counts.
+    """
+
+    task: int
+    task_id: str
+    execution: int
+    attempt: int
+    decision_id: UUID
+    decision_attempt: int
+    model: str
+    provider: str
+    funding: str
+    amounts: Mapping[str, Decimal]
+    title: str
+    description: str
+    workspace: str
+    labels: Sequence[str]
+    output_high: float
+    deadline_in: float | None
+
+    @property
+    def reservation(self) -> UUID:
+        """Key of the reservation that this attempt settles."""
+        return reservation_key(self.decision_id, self.decision_attempt)
+
+
+class Finished(NamedTuple):
+    """An attempt that ended. `delay` is what its task waits in seconds, should it be tried again."""
+
+    claimed: ClaimedTask
+    result: AttemptResult
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTasks:
+    """Tasks of one day in one unfinished state.
+
+    Attributes:
+        available_in: seconds until the first of them may move, below 0 when it may already; None when all
+            are deferred until something outside of this day's work changes, such as quota.
+    """
+
+    count: int
+    available_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A locked task on its way to another state, and what that does to its reservation."""
+
+    task: int
+    attempts: int
+    step: NextStep
+    settlement: Settlement
+    retry: Reservation | None = None
+
+
+class ExecutionStore:
+    """What workers read and write."""
+
+    def __init__(self, database: Database, ledger: Ledger, configuration: Configuration) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._registry = configuration.registry
+        self._policy = configuration.policies.execution
+        self._enforce_deadlines = configuration.policies.assignment.enforce_deadlines
+        self._reserve_for = timedelta(seconds=configuration.policies.assignment.reservation_seconds)
+
+    def claim(
+        self,
+        day: date,
+        worker: str,
+        limit: int,
+        max_by_model: Mapping[str, int],
+        *,
+        run_id: str | None = None,
+    ) -> list[ClaimedTask]:
+        """Take up to `limit` assigned tasks of `day` under a lease, the most valuable first.
+
+        Args:
+            worker: the lease's owner; no two workers may share a name.
+            max_by_model: most tasks to take of each model; other models are left alone.
+        """
+        free = {model: slots for model, slots in max_by_model.items() if slots > 0}
+        if not free or limit < 1:
+            return []
+        parameters = {
+            "day": day,
+            "worker": worker,
+            "limit": limit,
+            "models": list(free),
+            "slots": [min(slots, limit) for slots in free.values()],
+            "providers": [self._registry.model(model).provider for model in free],
+            "lease": self._policy.lease_seconds,
+            "enforce": self._enforce_deadlines,
+            "run_id": run_id,
+        }
+        with self._database.transaction() as connection:
+            return [_claimed(row) for row in _rows(connection, queries.CLAIM, parameters)]
+
+    def heartbeat(self, worker: str, held: Sequence[ClaimedTask]) -> set[int]:
+        """Renew the leases of these attempts, and return the executions that are still this worker's."""
+        parameters = {
+            "worker": worker,
+            "tasks": [claimed.task for claimed in held],
+            "attempts": [claimed.attempt for claimed in held],
+            "lease": self._policy.lease_seconds,
+        }
+        with self._database.transaction() as connection:
+            renewed = {row["id"]: row["attempt"] for row in _rows(connection, queries.HEARTBEAT, parameters)}
+        return {claimed.execution for claimed in held if renewed.get(claimed.task) == claimed.attempt}
+
+    def complete(self, worker: str, finished: Sequence[Finished]) -> list[NextStep | None]:
+        """Record finished attempts and move their tasks on, in one transaction. A repeat changes nothing.
+
+        Returns:
+            Where each task went; None where the lease was no longer this worker's and nothing moved. What
+            such a late attempt used is recorded and charged all the same, once.
+        """
+        with self._database.transaction() as connection:
+            held = self._lock_held(connection, worker, finished)
+            ours = [item for item in finished if item.claimed.execution in held]
+            late = [item for item in finished if item.claimed.execution not in held]
+            _write(connection, queries.FINISH_EXECUTIONS, [_execution_row(item) for item in ours])
+            _write(connection, queries.RECORD_LATE, [_execution_row(item) for item in late])
+            moves = [self._move_after(item, held[item.claimed.execution]) for item in ours]
+            steps = self._apply(connection, TaskState.RUNNING, moves, [_settlement(item) for item in late])
+        return [steps[item.claimed.task] if item.claimed.execution in held else None for item in finished]
+
+    def release(self, worker: str, unbegun: Sequence[ClaimedTask]) -> int:
+        """Give back tasks whose attempt has not begun, as if they had not been claimed; return how many."""
+        parameters = {
+            "worker": worker,
+            "tasks": [claimed.task for claimed in unbegun],
+            "attempts": [claimed.attempt for claimed in unbegun],
+        }
+        with self._database.transaction() as connection:
+            return len(_rows(connection, queries.RELEASE, parameters))
+
+    def abandon(self, worker: str, begun: Sequence[ClaimedTask]) -> int:
+        """Give back tasks whose attempt was cut off: the attempt counts as lost. Returns how many."""
+        parameters = {
+            "worker": worker,
+            "tasks": sorted(claimed.task for claimed in begun),
+            "enforce": self._enforce_deadlines,
+        }
+        with self._database.transaction() as connection:
+            rows = _rows(connection, queries.LOCK_LEASED, parameters)
+            return self._take_back(connection, rows, "the worker was stopped before the answer came")
+
+    def requeue_expired(self) -> int:
+        """Take back tasks of any day whose lease ran out: tried again, or dead when attempts are used up."""
+        parameters = {"limit": REQUEUE_LIMIT, "enforce": self._enforce_deadlines}
+        with self._database.transaction() as connection:
+            rows = _rows(connection, queries.LOCK_EXPIRED, parameters)
+            return self._take_back(connection, rows, "the worker stopped renewing its lease")
+
+    def withdraw(self, day: date) -> int:
+        """Move on the assigned tasks of `day` that must not be executed; return how many.
+
+        A task past its deadline is dead; one whose model is gone or disabled is queued for another.
+        """
+        enabled = [model.name for model in self._registry.models.values() if model.enabled]
+        parameters = {
+            "day": day,
+            "enabled": enabled,
+            "limit": REQUEUE_LIMIT,
+            "enforce": self._enforce_deadlines,
+        }
+        with self._database.transaction() as connection:
+            moves = [
+                _Move(row["id"], row["attempts"], _withdrawal(row), _voided(row))
+                for row in _rows(connection, queries.LOCK_UNFIT, parameters)
+            ]
+            self._apply(connection, TaskState.ASSIGNED, moves)
+        return len(moves)
+
+    def open_tasks(self, day: date) -> dict[TaskState, OpenTasks]:
+        """The unfinished tasks of `day`, by state."""
+        with self._database.transaction() as connection:
+            rows = _rows(connection, queries.OPEN_TASKS, {"day": day})
+        return {TaskState(row["state"]): OpenTasks(row["count"], row["available_in"]) for row in rows}
+
+    def assigned_models(self, day: date) -> set[str]:
+        """Models that the assigned tasks of `day` wait for."""
+        with self._database.transaction() as connection:
+            return {row["model"] for row in _rows(connection, queries.ASSIGNED_MODELS, {"day": day})}
+
+    def _lock_held(
+        self, connection: psycopg.Connection, worker: str, finished: Sequence[Finished]
+    ) -> dict[int, dict[str, Any]]:
+        """The tasks, by execution, that are still under this worker's lease for that very attempt."""
+        parameters = {
+            "worker": worker,
+            "tasks": sorted(item.claimed.task for item in finished),
+            "enforce": self._enforce_deadlines,
+        }
+        executions = {(item.claimed.task, item.claimed.attempt): item.claimed.execution for item in finished}
+        rows = _rows(connection, queries.LOCK_LEASED, parameters)
+        return {
+            executions[row["id"], row["attempts"]]: row
+            for row in rows
+            if (row["id"], row["attempts"]) in executions
+        }
+
+    def _move_after(self, item: Finished, row: Mapping[str, Any]) -> _Move:
+        claimed, result = item.claimed, item.result
+        step = next_step(
+            result.reason,
+            attempts=row["attempts"],
+            max_attempts=row["max_attempts"],
+            delay=item.delay,
+            deadline_in=row["deadline_in"],
+        )
+        return _Move(
+            task=claimed.task,
+            attempts=claimed.attempt,
+            step=step,
+            settlement=_settlement(item),
+            retry=_retry(claimed.task, claimed.decision_id, claimed.decision_attempt + 1, claimed.amounts),
+        )
+
+    def _take_back(self, connection: psycopg.Connection, rows: Sequence[Mapping[str, Any]], note: str) -> int:
+        lost = [{"task": row["id"], "attempt": row["attempts"], "error": note} for row in rows]
+        _write(connection, queries.LOSE_EXECUTIONS, lost)
+        moves = [
+            _Move(
+                task=row["id"],
+                attempts=row["attempts"],
+                step=next_step(
+                    Reason.LEASE_EXPIRED,
+                    attempts=row["attempts"],
+                    max_attempts=row["max_attempts"],
+                    delay=0.0,
+                    deadline_in=row["deadline_in"],
+                ),
+                settlement=_voided(row),
+                retry=_retry(row["id"], row["decision_id"], row["decision_attempt"] + 1, _amounts(row)),
+            )
+            for row in rows
+        ]
+        self._apply(connection, TaskState.RUNNING, moves)
+        return len(moves)
+
+    def _apply(
+        self,
+        connection: psycopg.Connection,
+        source: TaskState,
+        moves: Sequence[_Move],
+        late: Sequence[Settlement] = (),
+    ) -> dict[int, NextStep]:
+        """Settle the reservations of locked tasks, reserve for those that are tried again, and move them.
+
+        One call settles all, so that the ledger locks its accounts in one order; retries reserve on the same.
+        """
+        self._ledger.settle(connection, [*(move.settlement for move in moves), *late])
+        steps = {move.task: move.step for move in moves}
+        retries = [move.retry for move in moves if move.retry and move.step.state is TaskState.ASSIGNED]
+        granted = self._ledger.reserve(connection, retries, expires_in=self._reserve_for)
+        for reservation, is_granted in zip(retries, granted, strict=True):
+            if not is_granted and reservation.task is not None:
+                steps[reservation.task] = NextStep(TaskState.QUEUED, Reason.QUOTA_EXHAUSTED)
+        for step in steps.values():
+            require_legal(source, step.state)
+        _write(connection, queries.MOVE_TASKS, [_task_row(move, steps[move.task]) for move in moves])
+        return steps
+
+
+def _claimed(row: Mapping[str, Any]) -> ClaimedTask:
+    fields = {key: value for key, value in row.items() if key != "amounts"}
+    return ClaimedTask(**fields, amounts=_amounts(row))
+
+
+def _amounts(row: Mapping[str, Any]) -> dict[str, Decimal]:
+    return {account: Decimal(amount) for account, amount in row["amounts"].items()}
+
+
+def _settlement(item: Finished) -> Settlement:
+    claimed, result = item.claimed, item.result
+    return Settlement(
+        claimed.reservation, amounts_used(claimed.amounts, claimed.funding, result.usage, result.cost_usd)
+    )
+
+
+def _voided(row: Mapping[str, Any]) -> Settlement:
+    return Settlement(reservation_key(row["decision_id"], row["decision_attempt"]), {})
+
+
+def _retry(task: int, decision: UUID, decision_attempt: int, amounts: Mapping[str, Decimal]) -> Reservation:
+    return Reservation(key=reservation_key(decision, decision_attempt), amounts=amounts, task=task)
+
+
+def _withdrawal(row: Mapping[str, Any]) -> NextStep:
+    if row["deadline_in"] is not None and row["deadline_in"] <= 0:
+        return NextStep(TaskState.DEAD, Reason.DEADLINE_PASSED)
+    return NextStep(TaskState.QUEUED, Reason.MODEL_DISABLED)
+
+
+def _execution_row(item: Finished) -> dict[str, Any]:
+    claimed, result = item.claimed, item.result
+    return {
+        "id": claimed.execution,
+        "state": "failed" if result.reason else "succeeded",
+        "reason": result.reason and str(result.reason),
+        "error": _storable(result.error),
+        "http_status": result.http_status,
+        "request_id": _storable(result.request_id),
+        "input_tokens": result.usage.input_tokens,
+        "cached_tokens": result.usage.cached_tokens,
+        "cache_write_tokens": result.usage.cache_write_tokens,
+        "output_tokens": result.usage.output_tokens,
+        "cost_usd": result.cost_usd,
+        "billed_usd": billed_usd(claimed.funding, result.cost_usd),
+        "latency_ms": result.latency_ms,
+        "quality": result.quality,
+        "evidence": None if result.evidence is None else json.dumps(dict(result.evidence)),
+        "output": _storable(result.output),
+    }
+
+
+def _storable(text: str | None) -> str | None:
+    """The text without what PostgreSQL cannot hold: NUL, and halves of surrogate pairs."""
+    if text is None:
+        return None
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+
+
+def _task_row(move: _Move, step: NextStep) -> dict[str, Any]:
+    return {
+        "id": move.task,
+        "attempts": move.attempts,
+        "state": str(step.state),
+        "reason": step.reason and str(step.reason),
+        "delay": step.delay_seconds,
+    }
+
+
+def _rows(
+    connection: psycopg.Connection, query: LiteralString, parameters: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query, parameters).fetchall()
+
+
+def _write(connection: psycopg.Connection, query: LiteralString, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Run one statement over all rows; each of their keys is an array in it."""
+    if rows:
+        connection.execute(query, {name: [row[name] for row in rows] for name in rows[0]})

@@ -1,0 +1,122 @@
+"""The chat worker: asks a model over HTTP, and judges and prices its answer."""
+
+from __future__ import annotations
+
+import time
+from urllib.parse import quote
+
+import httpx
+
+from cp_core.execution.cost import Usage, cost_usd
+from cp_core.execution.outcome import AttemptResult, judge
+from cp_core.execution.policy import ExecutionPolicy
+from cp_core.execution.prompt import CHARACTERS_PER_TOKEN, Prompt, chat_prompt, output_limit
+from cp_core.models.registry import Model, ModelRegistry, Provider, Wire
+from cp_resources.executions import ClaimedTask
+from cp_resources.providers.anthropic_messages import AnthropicMessagesClient
+from cp_resources.providers.endpoint import Endpoint, provider_endpoint
+from cp_resources.providers.openai_chat import OpenAIChatClient
+from cp_resources.providers.wire import ChatClient, ChatRequest, Completion, ProviderError
+from cp_resources.settings import Settings
+
+
+class ChatWorker:
+    """Attempts by chat models of every provider that has a key."""
+
+    def __init__(
+        self, http: httpx.AsyncClient, registry: ModelRegistry, policy: ExecutionPolicy, settings: Settings
+    ) -> None:
+        self._registry = registry
+        self._policy = policy
+        self._clients = {
+            provider.name: _client(http, provider, endpoint, policy)
+            for provider in registry.providers.values()
+            if (endpoint := provider_endpoint(provider, settings))
+        }
+
+    @property
+    def providers(self) -> frozenset[str]:
+        """Names of the providers that can be called."""
+        return frozenset(self._clients)
+
+    async def attempt(self, claimed: ClaimedTask, *, seconds: float) -> AttemptResult:
+        """See `WorkerKind.attempt`."""
+        model = self._registry.model(claimed.model)
+        prompt = chat_prompt(claimed.title, claimed.description, claimed.workspace, claimed.labels)
+        request = self._request(claimed, model, prompt, seconds)
+        started = time.perf_counter()
+        try:
+            completion = await self._clients[claimed.provider].complete(request)
+        except ProviderError as error:
+            return _failed(error, _milliseconds_since(started))
+        return self._answered(completion, prompt, model, _milliseconds_since(started))
+
+    def _request(self, claimed: ClaimedTask, model: Model, prompt: Prompt, seconds: float) -> ChatRequest:
+        return ChatRequest(
+            api_model=model.api_name,
+            prompt=prompt,
+            max_output_tokens=output_limit(
+                prompt,
+                expected_high=claimed.output_high,
+                headroom=self._policy.output_headroom,
+                floor=self._policy.output_tokens_floor,
+                max_output_tokens=model.max_output_tokens,
+                context_window=model.context_window,
+            ),
+            timeout_seconds=min(seconds, self._policy.timeout_seconds),
+            headers={
+                "x-control-panel-task": quote(claimed.task_id, safe="/:@#+,=~ "),
+                "x-control-panel-attempt": str(claimed.attempt),
+            },
+        )
+
+    def _answered(
+        self, completion: Completion, prompt: Prompt, model: Model, latency_ms: float
+    ) -> AttemptResult:
+        usage = completion.usage or _counted_by_length(prompt, completion.text)
+        verdict = None if completion.failure else judge(completion.text, self._policy.success_quality)
+        return AttemptResult(
+            reason=verdict.reason if verdict else completion.failure,
+            usage=usage,
+            cost_usd=cost_usd(usage, model),
+            quality=verdict.quality if verdict else None,
+            evidence=verdict.evidence if verdict else None,
+            output=completion.text,
+            error=f"the answer ended with {completion.finish!r}" if completion.failure else None,
+            http_status=completion.http_status,
+            request_id=completion.request_id,
+            latency_ms=latency_ms,
+        )
+
+
+def _client(
+    http: httpx.AsyncClient, provider: Provider, endpoint: Endpoint, policy: ExecutionPolicy
+) -> ChatClient:
+    match provider.wire:
+        case Wire.OPENAI_CHAT:
+            return OpenAIChatClient(http, provider, endpoint, policy)
+        case Wire.ANTHROPIC_MESSAGES:
+            return AnthropicMessagesClient(http, endpoint, policy)
+
+
+def _failed(error: ProviderError, latency_ms: float) -> AttemptResult:
+    return AttemptResult(
+        reason=error.reason,
+        error=str(error),
+        http_status=error.http_status,
+        request_id=error.request_id,
+        latency_ms=latency_ms,
+        retry_after=error.retry_after,
+    )
+
+
+def _counted_by_length(prompt: Prompt, answer: str) -> Usage:
+    """A guess that errs on the high side, for servers that do not report usage."""
+    return Usage(
+        input_tokens=(len(prompt.system) + len(prompt.user)) // CHARACTERS_PER_TOKEN,
+        output_tokens=len(answer) // CHARACTERS_PER_TOKEN,
+    )
+
+
+def _milliseconds_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1000
