@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from cp_core.scoring.config import Complexity, ComplexityRules
 from cp_core.scoring.distinct import Distinct
-from cp_core.scoring.phrases import PhraseFinder
 from cp_core.scoring.size import Sizes
-from cp_core.scoring.words import words
+from cp_core.scoring.text import TextReading
 
 LEVELS = tuple(Complexity)
 
 
 def named_highly_complex(
-    phrases: Distinct[frozenset[str]],
-    labels: Distinct[frozenset[str]],
-    rules: ComplexityRules,
-    negations: tuple[str, ...],
+    text: TextReading, labels: Distinct[frozenset[str]], rules: ComplexityRules, negations: Iterable[str]
 ) -> NDArray[np.bool_]:
-    """Whether the text's phrases or a label call a task highly complex."""
-    wanted = frozenset(rules.highly_complex_words)
-    finder = PhraseFinder(wanted, negations)
-    in_text = phrases.map(lambda found: not wanted.isdisjoint(found), np.bool_)
-    in_labels = labels.map(lambda own: any(finder.find(words(each)) for each in own), np.bool_)
-    return np.asarray(in_text | in_labels)
+    """Whether the text or a label calls a task highly complex."""
+    wanted, no = frozenset(rules.highly_complex_words), frozenset(negations)
+
+    def by_label(own: frozenset[str]) -> bool:
+        parts = [label.split("-") for label in own]
+        return any(not wanted.isdisjoint(words) and no.isdisjoint(words) for words in parts)
+
+    return text.mentions(wanted) | labels.map(by_label, np.bool_)
 
 
 def complexity_of(

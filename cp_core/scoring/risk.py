@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cp_core.scoring.config import Risk, RiskRules
 from cp_core.scoring.distinct import Distinct
+from cp_core.scoring.text import TextReading
 
 RISKS = tuple(Risk)
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
@@ -17,15 +18,13 @@ _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 def risks_of(
     labels: Distinct[frozenset[str]],
-    paths: Distinct[tuple[str, ...]],
-    phrases: Distinct[frozenset[str]],
+    text: TextReading,
     rules: RiskRules,
 ) -> NDArray[np.intp]:
     """The index in `RISKS` of each row's risk, from the first source that names one."""
     by_label = {label: RISKS.index(risk) for risk in RISKS for label in rules.rules[risk].labels}
     by_folder = {folder: RISKS.index(risk) for risk in RISKS for folder in rules.rules[risk].folders}
     by_file_word = {word: RISKS.index(risk) for risk in RISKS for word in rules.rules[risk].file_words}
-    by_phrase = {phrase: RISKS.index(risk) for risk in RISKS for phrase in rules.rules[risk].phrases}
 
     def of_labels(own: frozenset[str]) -> int:
         return min((by_label[key] for key in own if key in by_label), default=_NONE)
@@ -38,10 +37,12 @@ def risks_of(
         )
         return min(named, default=_NONE)
 
-    def of_phrases(found: frozenset[str]) -> int:
-        return min((by_phrase[phrase] for phrase in found if phrase in by_phrase), default=_NONE)
-
-    named = [labels.map(of_labels, np.intp), paths.map(of_paths, np.intp), phrases.map(of_phrases, np.intp)]
+    by_phrase = [text.mentions(rules.rules[risk].phrases) for risk in RISKS]
+    named = [
+        labels.map(of_labels, np.intp),
+        text.paths.map(of_paths, np.intp),
+        np.select(by_phrase, list(range(len(RISKS))), _NONE),
+    ]
     default = RISKS.index(rules.default)
     return np.select([risk != _NONE for risk in named], named, default).astype(np.intp)
 

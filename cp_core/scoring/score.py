@@ -99,17 +99,17 @@ def score_tasks(tasks: pd.DataFrame, config: ScoringConfig) -> pd.DataFrame:
     text = read_texts(_present(tasks, "title"), _present(tasks, "description"), config)
     priority = _priority(tasks)
 
-    large = named_highly_complex(text.phrases, labels, config.complexity, config.text.negations)
+    large = named_highly_complex(text, labels, config.complexity, config.text.negations)
     sizes = sizes_of(
         _count(tasks, "estimated_files"), _count(tasks, "estimated_lines"), text, large, config.size
     )
     complexity = complexity_of(sizes, large, config.complexity)
     domains = domains_of(labels, text.paths, Distinct.of(_present(tasks, "workspace")), config.domains)
-    risk = risks_of(labels, text.paths, text.phrases, config.risks)
+    risk = risks_of(labels, text, config.risks)
     bonus = time_bonus_of(
         _hours_left(tasks),
         labels,
-        text.phrases,
+        text,
         tasks["blocks_others"].to_numpy(dtype=np.bool_),
         config.time_bonus,
     )

@@ -1,149 +1,307 @@
-"""What the title and description of a task say: phrases, paths and stated sizes. What they mean is for the rules.
+"""What the titles and descriptions of tasks say: phrases, paths and stated sizes. What they mean is for the rules.
 
-HTML comments and code fences hold templates, logs and examples, so no phrase, path or count is taken from them, except
-from a diff: that states the change itself.
+HTML comments and code fences hold templates, logs and examples, so nothing is taken from them, except from a diff: that
+states the change itself.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cp_core.scoring.config import ScoringConfig, SizeRules
+from cp_core.scoring.config import ScoringConfig, TextRules
 from cp_core.scoring.distinct import Distinct
-from cp_core.scoring.phrases import NOTHING, PhraseFinder
-from cp_core.scoring.words import plain, split
+from cp_core.scoring.words import LAST_SEPARATOR, POINT, QUOTE, SLASH, Buffer, Vocabulary, encode
 
+_BYTES_AT_ONCE = 400_000  # what fits a processor's cache with its arrays: twice as fast as all at once
+_REACH_OF_A_NEGATION = 3
 _NUMBER_WORDS = {"one": 1, "single": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7}
 _NUMBER_WORDS |= {"eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12, "dozen": 12}
 _FILES, _LINES = ("file", "files"), ("line", "lines", "loc")
-_SIZE_UNITS = frozenset((*_FILES, *_LINES))
-_STATED = re.compile(
-    r"([0-9][0-9,.]{0,9}k?)\+?[\s-]{1,3}(?:[a-z]{1,20}[\s-])?(files?|lines?|loc)\b"
+_REACH_OF_A_NUMBER = 40
+_NUMBER_BEFORE = re.compile(  # "15+ ", "1,500 ", "2k ", "three new ", "one-"
+    rf"(?<![\w.,])([0-9][0-9,.]*k?|{'|'.join(_NUMBER_WORDS)})\+?[\s-]{{1,3}}(?:[a-z]+[\s-]+)?\Z".encode()
 )
-_REACH_OF_A_NUMBER = 2  # "two files", "two new files"
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _FENCE = "```"
 
 
 @dataclass(frozen=True)
 class TextReading:
-    """What each row's text says, in the order of the rows.
+    """What the text of each row says, in the order of the rows.
 
-    `phrases` are the configured phrases found; `paths` the files and folders named, in lower case, and `named_files`
-    how many of them are files; `stated_files` and `stated_lines` the sizes stated, NaN where none is.
+    `paths` are the files and folders named, in lower case, and `named_files` how many of them are files; `stated_files`
+    and `stated_lines` are the sizes stated, NaN where none is.
     """
 
-    phrases: Distinct[frozenset[str]]
     paths: Distinct[tuple[str, ...]]
     named_files: NDArray[np.int64]
     stated_files: NDArray[np.float64]
     stated_lines: NDArray[np.float64]
+    _phrases: list[str]
+    _mention_row: NDArray[np.intp]
+    _mention_phrase: NDArray[np.intp]
+    _mention_in_title: NDArray[np.bool_]
+
+    def mentions(self, phrases: Iterable[str], *, title_only: bool = False) -> NDArray[np.bool_]:
+        """Whether a row's title or the lead of its description holds one of `phrases`, not negated."""
+        wanted = frozenset(phrases)
+        counts = np.array([phrase in wanted for phrase in self._phrases], dtype=np.bool_)[
+            self._mention_phrase
+        ]
+        if title_only:
+            counts &= self._mention_in_title
+        mentioned = np.zeros(len(self.named_files), dtype=np.bool_)
+        mentioned[self._mention_row[counts]] = True
+        return mentioned
 
 
-def read_texts(titles: Iterable[str], descriptions: Iterable[str], config: ScoringConfig) -> TextReading:
-    """Read every title with its description, row by row."""
-    reader = _Reader(config)
-    readings = [reader.read(title, text) for title, text in zip(titles, descriptions, strict=True)]
-    return TextReading(
-        phrases=Distinct.of([reading[0] for reading in readings]),
-        paths=Distinct.of([reading[1] for reading in readings]),
-        named_files=np.array([reading[2] for reading in readings], dtype=np.int64),
-        stated_files=np.array([reading[3] for reading in readings], dtype=np.float64),
-        stated_lines=np.array([reading[4] for reading in readings], dtype=np.float64),
-    )
+def read_texts(titles: Sequence[str], descriptions: Sequence[str], config: ScoringConfig) -> TextReading:
+    """Read every title with its description. Phrases are the configured ones; no others can be asked for later."""
+    reader = _Reader(config, len(titles))
+    for rows in _portions(titles, descriptions):
+        reader.read(rows.start, titles[rows], descriptions[rows])
+    return reader.reading()
+
+
+def _portions(titles: Sequence[str], descriptions: Sequence[str]) -> Iterator[slice]:
+    lengths = [len(title) + len(text) for title, text in zip(titles, descriptions, strict=True)]
+    portion = np.cumsum(lengths) // _BYTES_AT_ONCE
+    edges = [0, *(np.flatnonzero(np.diff(portion)) + 1).tolist(), len(lengths)]
+    return (slice(first, last) for first, last in pairwise(edges))
 
 
 class _Reader:
-    """Reads one text after another with what was prepared from the configuration once.
+    """Reads portions of the rows, one after another, and joins what they say."""
 
-    A text is split into words once; only where one of them is an alarm is there more to look for.
-    """
-
-    def __init__(self, config: ScoringConfig) -> None:
+    def __init__(self, config: ScoringConfig, rows: int) -> None:
         self._lead = config.text.lead_characters
         self._size = config.size
-        self._finder = PhraseFinder(_phrases_anywhere(config), config.text.negations)
-        self._title_finder = PhraseFinder(config.size.feature_words, config.text.negations)
-        self._extensions = frozenset(config.text.file_extensions)
-        self._file_names = frozenset(config.text.file_names)
-        self._no_paths = frozenset(config.text.no_paths)
-        self._foreign_folders = frozenset(config.text.foreign_folders)
-        self._alarms = (
-            self._finder.first_words | self._title_finder.first_words | self._file_names | _SIZE_UNITS
+        self._paths = _PathNames(config.text)
+        self._phrases = sorted(_phrases_of(config))
+        self._vocabulary = Vocabulary(
+            [
+                *(word for phrase in self._phrases for word in phrase.split()),
+                *config.text.negations,
+                *config.text.file_extensions,
+                *config.text.file_names,
+                *_NUMBER_WORDS,
+                *_FILES,
+                *_LINES,
+            ]
         )
-        self._path_of_word: dict[str, str] = {}
+        among = self._vocabulary.among
+        self._phrase_numbers = [
+            [self._vocabulary.number[word] for word in phrase.split()] for phrase in self._phrases
+        ]
+        self._starts_a_phrase = among(phrase.split()[0] for phrase in self._phrases)
+        self._is_negation = among(config.text.negations)
+        self._is_number_word = among(_NUMBER_WORDS)
+        self._is_unit, self._is_file_unit = among((*_FILES, *_LINES)), among(_FILES)
+        self._is_extension = among(config.text.file_extensions)
+        self._is_file_name = among(config.text.file_names)
+        self._stated_files, self._stated_lines = np.full(rows, math.nan), np.full(rows, math.nan)
+        self._row_paths: list[tuple[str, ...]] = [()] * rows
+        self._mentions = [(np.array([], np.intp), np.array([], np.intp), np.array([], np.bool_))]
 
-    def read(self, title: str, description: str) -> tuple[frozenset[str], tuple[str, ...], int, float, float]:
-        """Phrases, paths, how many of these are files, stated files and stated lines (NaN: none) of a text."""
-        files = lines = math.nan
-        if "<!--" in description:
-            description = _COMMENT.sub(" ", description)
-        if _FENCE in description:
-            blocks = description.split(_FENCE)  # prose and code by turns
-            files, lines = _size_of_diffs(blocks[1::2])
-            description = " ".join(blocks[::2])
+    def read(self, first_row: int, titles: Sequence[str], descriptions: Sequence[str]) -> None:
+        """Read the rows from `first_row` on."""
+        prose = [
+            self._without_code(first_row + at, text) if _FENCE in text or "<!--" in text else text
+            for at, text in enumerate(descriptions)
+        ]
+        leads = [encode(f"{title}\n{text[: self._lead]}") for title, text in zip(titles, prose, strict=True)]
+        buffer = Buffer.of(
+            [
+                lead if len(text) <= self._lead else lead + encode(text[self._lead :])
+                for lead, text in zip(leads, prose, strict=True)
+            ]
+        )
+        words = _Words.of(buffer, self._vocabulary)
+        self._find_phrases(first_row, words, titles, leads)
+        self._find_sizes(first_row, words)
+        self._find_paths(first_row, words)
 
-        lead = plain(f"{title}\n{description[: self._lead]}")
-        words = split(lead)
-        alarms = self._alarms.intersection(words)
-        phrases = self._phrases(title, words, alarms) if alarms else NOTHING
+    def reading(self) -> TextReading:
+        """What all the rows say."""
+        paths = Distinct.of(self._row_paths)
+        rows, phrases, in_title = zip(*self._mentions, strict=True)
+        return TextReading(
+            paths=paths,
+            named_files=paths.map(lambda own: sum(map(self._paths.is_file, own)), np.int64),
+            stated_files=self._stated_files,
+            stated_lines=self._stated_lines,
+            _phrases=self._phrases,
+            _mention_row=np.concatenate(rows),
+            _mention_phrase=np.concatenate(phrases),
+            _mention_in_title=np.concatenate(in_title),
+        )
 
-        may_name_paths = "/" in lead or "." in lead
-        if len(description) > self._lead:
-            rest = plain(description[self._lead :])
-            words += split(rest)
-            alarms = self._alarms.intersection(words)
-            may_name_paths = may_name_paths or "/" in rest or "." in rest
-        paths: tuple[str, ...] = ()
-        if may_name_paths or not self._file_names.isdisjoint(alarms):
-            paths = self._paths(words)
-        if not _SIZE_UNITS.isdisjoint(alarms):
-            stated_files, stated_lines = _stated_sizes(f"{title}\n{description}", words, self._size)
-            files, lines = _larger(files, stated_files), _larger(lines, stated_lines)
-        return phrases, paths, sum(map(self._is_file, paths)), files, lines
+    def _without_code(self, row: int, text: str) -> str:
+        """`text` without comments and code fences. A diff among these states the size of the row."""
+        blocks = _COMMENT.sub(" ", text).split(_FENCE)  # prose and code by turns
+        self._stated_files[row], self._stated_lines[row] = _size_of_diffs(blocks[1::2])
+        return " ".join(blocks[::2])
 
-    def _phrases(self, title: str, lead: list[str], alarms: frozenset[str]) -> frozenset[str]:
-        found = self._finder.find(lead, alarms)
-        if self._title_finder.first_words.isdisjoint(alarms):
-            return found
-        return found | self._title_finder.find(split(plain(title)))
+    def _find_phrases(
+        self, first_row: int, words: _Words, titles: Sequence[str], leads: Sequence[bytes]
+    ) -> None:
+        """Note which phrase stands where, unless it is negated or part of a name."""
+        at = words.hits[~words.in_a_name(words.hits) & self._starts_a_phrase[words.numbers[words.hits]]]
+        text = words.text(at)
+        negated = np.zeros(len(at), dtype=np.bool_)
+        for back in range(1, _REACH_OF_A_NEGATION + 1):
+            negated |= self._is_negation[words.numbers_beside(at, -back, text)]
+        in_lead = words.starts[at] < (words.buffer.starts + np.fromiter(map(len, leads), np.int64))[text]
+        at, text = at[in_lead & ~negated], text[in_lead & ~negated]
+        title_ends = words.buffer.starts + np.fromiter((len(encode(title)) for title in titles), np.int64)
+        for index, (first, *rest) in enumerate(self._phrase_numbers):
+            found = words.numbers[at] == first
+            for ahead, number in enumerate(rest, start=1):
+                found &= words.numbers_beside(at, ahead, text) == number
+            if found.any():
+                rows = text[found]
+                self._mentions.append(
+                    (
+                        first_row + rows,
+                        np.full(len(rows), index),
+                        words.starts[at[found]] < title_ends[rows],
+                    )
+                )
 
-    def _paths(self, words: list[str]) -> tuple[str, ...]:
-        """Paths inside the workspace, each once, in order of appearance."""
-        names = self._file_names
-        candidates = [word for word in words if "/" in word or "." in word or word in names]
-        known = self._path_of_word
-        for word in candidates:
-            if word not in known:
-                known[word] = self._path(word)
-        return tuple(dict.fromkeys(path for word in candidates if (path := known[word])))
+    def _find_sizes(self, first_row: int, words: _Words) -> None:
+        """Note the largest number of files and of lines that each text states."""
+        at = words.hits[self._is_unit[words.numbers[words.hits]]]
+        text = words.text(at)
+        numbered = np.zeros(len(at), dtype=np.bool_)
+        for back in (1, 2):  # "two files", "two new files"
+            numbered |= self._is_number_word[words.numbers_beside(at, -back, text)]
+            numbered |= words.starts_with_digit(at - back)
+        for word, row in zip(at[numbered].tolist(), text[numbered].tolist(), strict=True):
+            start = int(words.starts[word])
+            before = words.buffer.raw[max(int(words.buffer.starts[row]), start - _REACH_OF_A_NUMBER) : start]
+            if stated := _NUMBER_BEFORE.search(before.lower()):
+                is_file = self._is_file_unit[words.numbers[word]]
+                column, most = (
+                    (self._stated_files, self._size.most_stated_files)
+                    if is_file
+                    else (self._stated_lines, self._size.most_stated_lines)
+                )
+                number = _number(stated[1].decode())
+                if number <= most:
+                    column[first_row + row] = np.fmax(column[first_row + row], number)
 
-    def _path(self, word: str) -> str:
-        """The path that a word names, without quotes and `./`; empty if it names none."""
-        path = word.strip("`'").removeprefix("./")
-        if path in self._no_paths:
-            return ""
-        if "/" not in path:
-            return path if self._is_file(path) else ""
-        folders = path.split("/")
-        absolute, address = not folders[0], "." in folders[0].lstrip(".")  # an address: github.com/owner/name
-        return "" if absolute or address or not self._foreign_folders.isdisjoint(folders) else path
+    def _find_paths(self, first_row: int, words: _Words) -> None:
+        """Note the paths that each text names, in order of appearance."""
+        buffer = words.buffer
+        slashes = np.flatnonzero(buffer.codes == SLASH)
+        slashes = slashes[buffer.codes[slashes - 1] > LAST_SEPARATOR]
+        number, start = words.numbers[words.hits], words.starts[words.hits]
+        after_point = (buffer.codes[start - 1] == POINT) & (buffer.codes[start - 2] > LAST_SEPARATOR)
+        files = start[(self._is_extension[number] & after_point) | self._is_file_name[number]]
+        positions = np.sort(np.concatenate((slashes, files)))
+        end = 0
+        for position, row in zip(positions.tolist(), buffer.text_at(positions).tolist(), strict=True):
+            if position < end:
+                continue  # another part of the same name
+            name_start = buffer.form.rfind(b" ", 0, position) + 1
+            end = buffer.form.find(b" ", position)
+            if paths := self._paths[buffer.form[name_start:end]]:
+                self._row_paths[first_row + row] += paths
 
-    def _is_file(self, path: str) -> bool:
+
+@dataclass(frozen=True)
+class _Words:
+    """The words of a portion: where each starts and ends, its number in the vocabulary, and which are hits in it."""
+
+    buffer: Buffer
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    numbers: NDArray[np.int16]
+    hits: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, buffer: Buffer, vocabulary: Vocabulary) -> _Words:
+        numbers = vocabulary.numbers(buffer)
+        return cls(buffer, *buffer.words, numbers, np.flatnonzero(numbers))
+
+    def text(self, at: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Which text each of the words `at` is in."""
+        return self.buffer.text_at(self.starts[at])
+
+    def numbers_beside(
+        self, at: NDArray[np.intp], distance: int, text: NDArray[np.intp]
+    ) -> NDArray[np.int16]:
+        """The numbers of the words so many words after (before, if negative) those `at`; 0 where the text ends."""
+        beside = np.clip(at + distance, 0, max(len(self.starts) - 1, 0))
+        start = self.starts[beside]
+        inside = (
+            (start >= self.buffer.starts[text]) & (start < self.buffer.ends[text]) & (beside == at + distance)
+        )
+        return self.numbers[beside] * inside
+
+    def in_a_name(self, at: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Whether the words `at` are part of a path, a dotted name or inline code."""
+        codes = self.buffer.codes
+        before, after, next_after = codes[self.starts[at] - 1], codes[self.ends[at]], codes[self.ends[at] + 1]
+        return np.asarray(
+            np.isin(before, (SLASH, POINT, QUOTE))
+            | np.isin(after, (SLASH, QUOTE))
+            | ((after == POINT) & (next_after > LAST_SEPARATOR))
+        )
+
+    def starts_with_digit(self, at: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Whether the words `at` start with a digit."""
+        first = self.buffer.codes[self.starts[np.maximum(at, 0)]]
+        return np.asarray((first >= ord("0")) & (first <= ord("9")))
+
+
+class _PathNames(dict[bytes, tuple[str, ...]]):
+    """The paths inside the workspace that a run of characters without space names; each run is looked at once."""
+
+    def __init__(self, rules: TextRules) -> None:
+        super().__init__()
+        self._extensions = frozenset(rules.file_extensions)
+        self._file_names = frozenset(rules.file_names)
+        self._no_paths = frozenset(rules.no_paths)
+        self._foreign_folders = frozenset(rules.foreign_folders)
+
+    def __missing__(self, run: bytes) -> tuple[str, ...]:
+        parts = run.decode().split(chr(QUOTE))
+        paths = (part.strip("-").rstrip("./-").removeprefix("./") for part in parts)
+        self[run] = tuple(path for path in paths if self._is_path(path))
+        return self[run]
+
+    def is_file(self, path: str) -> bool:
+        """Whether a path ends in a file: a known extension, or a known name without one."""
         name = path.rpartition("/")[2]
         return name in self._file_names or ("." in name and name.rpartition(".")[2] in self._extensions)
 
+    def _is_path(self, path: str) -> bool:
+        if path in self._no_paths:
+            return False
+        if "/" not in path:
+            return self.is_file(path)
+        root, *folders = path.split("/")
+        is_address = "." in root.lstrip(".")  # github.com/owner/name
+        return (
+            root not in ("", "..") and not is_address and self._foreign_folders.isdisjoint((root, *folders))
+        )
 
-def _phrases_anywhere(config: ScoringConfig) -> set[str]:
-    """The phrases that count in the title and in the lead of the description."""
-    phrases = {*config.complexity.highly_complex_words, *config.time_bonus.blocking_production.phrases}
-    return phrases.union(*(rule.phrases for rule in config.risks.rules.values()))
+
+def _phrases_of(config: ScoringConfig) -> set[str]:
+    return {
+        *config.complexity.highly_complex_words,
+        *config.size.feature_words,
+        *config.time_bonus.blocking_production.phrases,
+        *(phrase for rule in config.risks.rules.values() for phrase in rule.phrases),
+    }
 
 
 def _size_of_diffs(blocks: list[str]) -> tuple[float, float]:
@@ -161,45 +319,11 @@ def _size_of_diffs(blocks: list[str]) -> tuple[float, float]:
     return len(files) or math.nan, changed or math.nan
 
 
-def _stated_sizes(text: str, words: list[str], rules: SizeRules) -> tuple[float, float]:
-    """The largest count of files and of lines that `text` states; NaN where it states none.
-
-    Most files and lines are mentioned without a number ("line 12", "the file"), which their words show soonest.
-    """
-    files, in_digits = _counted(words, _FILES)
-    lines, too = _counted(words, _LINES)
-    if in_digits or too:
-        for amount, unit in _STATED.findall(text.lower()):
-            number = _number(amount)
-            if unit in _FILES:
-                files = _larger(files, number if number <= rules.most_stated_files else math.nan)
-            else:
-                lines = _larger(lines, number if number <= rules.most_stated_lines else math.nan)
-    return files, lines
-
-
-def _counted(words: list[str], units: tuple[str, ...]) -> tuple[float, bool]:
-    """The largest number in words before one of `units` (NaN: none), and whether digits come before one."""
-    largest, in_digits = math.nan, False
-    for unit in units:
-        at = -1
-        for _ in range(words.count(unit)):
-            at = words.index(unit, at + 1)
-            for word in words[max(0, at - _REACH_OF_A_NUMBER) : at]:
-                in_digits = in_digits or word[0].isdecimal()
-                if word in _NUMBER_WORDS:
-                    largest = _larger(largest, _NUMBER_WORDS[word])
-    return largest, in_digits
-
-
 def _number(amount: str) -> float:
     """The whole number that `amount` writes; NaN for anything else, such as a version."""
+    if amount in _NUMBER_WORDS:
+        return _NUMBER_WORDS[amount]
     plain = amount.replace(",", "")
     if plain.endswith("k") and plain.count(".") <= 1:
         return float(plain[:-1]) * 1000
     return float(plain) if plain.isdecimal() else math.nan
-
-
-def _larger(number: float, other: float) -> float:
-    """The larger of two numbers, of which either may be missing (NaN)."""
-    return other if math.isnan(number) or other > number else number

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cp_core.scoring.config import BlockingProduction, TimeBonusRules
 from cp_core.scoring.distinct import Distinct
+from cp_core.scoring.text import TextReading
 
 NO_BONUS = "none"
 
@@ -25,7 +26,7 @@ class TimeBonus:
 def time_bonus_of(
     hours_left: NDArray[np.float64],
     labels: Distinct[frozenset[str]],
-    phrases: Distinct[frozenset[str]],
+    text: TextReading,
     blocks_others: NDArray[np.bool_],
     rules: TimeBonusRules,
 ) -> TimeBonus:
@@ -35,7 +36,7 @@ def time_bonus_of(
         hours_left: hours from submission to deadline, NaN without a deadline. A deadline that had passed already is
             as urgent as the nearest one.
         labels: label sets of the rows.
-        phrases: what the text says.
+        text: what the text says.
         blocks_others: whether another open task depends on this one.
         rules: section `time_bonus` of the configuration.
     """
@@ -52,9 +53,9 @@ def time_bonus_of(
     others = add("blocks other tasks", rules.blocks_other_tasks)
 
     step = np.searchsorted([step.within_hours for step in rules.deadlines], hours_left)
-    blocks_production = labels.map(
+    blocks_production = text.mentions(rules.blocking_production.phrases) | labels.map(
         lambda own: _labels_block_production(own, rules.blocking_production), np.bool_
-    ) | phrases.map(lambda found: not found.isdisjoint(rules.blocking_production.phrases), np.bool_)
+    )
 
     def best_label(own: frozenset[str]) -> int:
         known = sorted(by_label[key] for key in own if key in by_label)

@@ -1,8 +1,7 @@
-"""Texts as arrays of words, so that a vocabulary is looked up in a hundred thousand texts at once.
+"""Texts as arrays of words, so that a vocabulary is looked up in thousands of texts at once.
 
-Texts are joined into one buffer of bytes; a word is a run of letters, digits and underscores in it, known by where it
-starts and ends. Its number in the vocabulary is looked up by its first eight bytes and its length, and confirmed by the
-rest of its bytes: nothing in Python happens per word, only per hit.
+Texts are joined into one buffer of bytes. A word is a run of letters, digits and underscores in it, known by where it
+starts and ends, and found in the vocabulary by a key of 64 bits. In Python nothing happens per word, only per hit.
 """
 
 from __future__ import annotations
@@ -15,22 +14,26 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-SPACE, POINT, SLASH, LAST_SEPARATOR = b" "[0], b"."[0], b"/"[0], b"/"[0]
-"""In a text's form, every byte up to `LAST_SEPARATOR` separates words: space, hyphen, point and slash."""
+SPACE, QUOTE, HYPHEN, POINT, SLASH = b" +-./"
+LAST_SEPARATOR = SLASH
+"""In the form of a text every byte up to this one separates words. White space and most punctuation are `SPACE`, back
+quotes are `QUOTE`; hyphen, point and slash stay, because they hold names together."""
 
-_FORM = bytes(
-    code
-    if code >= 128 or chr(code) in "-./_"
-    else ord("_")
-    if chr(code) == "`"  # `migrate` names a thing and is not the word
-    else ord(chr(code).lower() if chr(code).isalnum() else " ")
-    for code in range(256)
-)
-_TYPOGRAPHIC = tuple(mark.encode() for mark in "‘’“”„«»–—…•·。、，「」（）\u00a0\u3000")
-_PADDING = b"\n" * 64
-_STRIDE = 8
+
+def _formed(code: int) -> int:
+    if code >= 128 or chr(code) in "-./_":
+        return code
+    if chr(code) == "`":
+        return QUOTE
+    return ord(chr(code).lower()) if chr(code).isalnum() else SPACE
+
+
+_FORM = bytes(map(_formed, range(256)))
+_OTHER_PUNCTUATION = re.compile("[‘’“”„«»–—…•·。、，「」（）：；！？\u00a0\u3000]")
+_SEPARATORS = re.compile(r"[-+./\s]+")
 _LABEL_PREFIX = re.compile(r"^.*[:/]")
 _LABEL_GAP = re.compile(r"[\s_]+")
+_PADDING = b"\n" * 16
 
 
 def label_key(label: str) -> str:
@@ -40,78 +43,68 @@ def label_key(label: str) -> str:
 
 def phrase_key(phrase: str) -> str:
     """The form in which a phrase is looked up: lower case, words separated by one space."""
-    return " ".join(form(phrase.lower().encode()).decode().translate({ord(mark): " " for mark in "-./"}).split())
+    return _SEPARATORS.sub(" ", encode(phrase).translate(_FORM).decode()).strip()
 
 
-def form(raw: bytes) -> bytes:
-    """`raw` in lower case (ASCII letters only) with spaces for punctuation, byte for byte at the same place."""
-    formed = raw.translate(_FORM)
-    for mark in _TYPOGRAPHIC:
-        formed = formed.replace(mark, b" " * len(mark))
-    return formed
+def encode(text: str) -> bytes:
+    """`text` as a `Buffer` takes it: UTF-8, with lower case and plain punctuation where that is beyond ASCII."""
+    if text.isascii():
+        return text.encode("ascii")
+    return _OTHER_PUNCTUATION.sub(" ", text.lower()).encode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """Texts one after another: text i starts at `starts[i]`, and a byte of `form` has its origin at the same place
-    of `raw`. Around and between the texts is white space."""
+    """Texts one after another, with white space around and between them.
+
+    Text i is from `starts[i]` to `ends[i]`. `form` is `raw` in lower case with spaces for punctuation, byte for byte at the same
+    place, and `codes` is `form` as an array. `words` are where each word starts and ends (the byte after its last).
+    """
 
     raw: bytes
     form: bytes
     codes: NDArray[np.uint8]
     starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    words: tuple[NDArray[np.int64], NDArray[np.int64]]
 
     @classmethod
     def of(cls, texts: Sequence[bytes]) -> Buffer:
-        """Join `texts` (UTF-8; letters outside ASCII in lower case)."""
+        """Join texts, each from `encode`."""
         raw = b"".join((_PADDING, b"\n".join(texts), _PADDING))
-        formed = form(raw)
+        form = raw.translate(_FORM)
+        codes = np.frombuffer(form, dtype=np.uint8)
+        inside = codes > LAST_SEPARATOR
+        edges = np.flatnonzero(inside[1:] != inside[:-1]) + 1
         lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-        return cls(
-            raw=raw,
-            form=formed,
-            codes=np.frombuffer(formed, dtype=np.uint8),
-            starts=len(_PADDING) + np.concatenate(([0], np.cumsum(lengths[:-1] + 1))),
-        )
+        ends = len(_PADDING) + np.cumsum(lengths + 1) - 1
+        return cls(raw, form, codes, ends - lengths, ends, words=(edges[0::2], edges[1::2]))
 
-    def text_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    def text_at(self, positions: NDArray[np.int64]) -> NDArray[np.intp]:
         """Which text each position is in."""
         return np.searchsorted(self.starts, positions, side="right") - 1
 
-    def words(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where every word starts, and where it ends (first byte after it)."""
-        inside = self.codes > LAST_SEPARATOR
-        edges = np.flatnonzero(inside[1:] != inside[:-1]) + 1
-        return edges[0::2], edges[1::2]
-
 
 class Vocabulary:
-    """Words, numbered from 1. Number 0 is any other word."""
+    """Words, numbered from 1; 0 stands for every other word.
+
+    A word is known by its first eight bytes, its last eight, and its length.
+    """
 
     def __init__(self, words: Iterable[str]) -> None:
         self.words = ["", *dict.fromkeys(words)]
         self.number = {word: number for number, word in enumerate(self.words)}
-        encoded = [word.encode() for word in self.words]
-        strides = 1 + max(map(len, encoded)) // _STRIDE
-        self._strides = np.array([_in_strides(word, strides) for word in encoded], dtype=np.uint64)
-        self._lengths = np.array([len(word) for word in encoded])
-        keys = _keys(self._strides[:, 0], self._lengths)
-        self._multiplier, slots = _without_collision(keys)
-        self._number_in_slot = np.zeros(_SLOTS, dtype=np.int16)
+        own = Buffer.of([word.encode() for word in self.words])
+        self._key_of_number = _keys(own, own.starts, own.ends)
+        self._multiplier, self._shift, slots = _slots_apart(self._key_of_number)
+        self._number_in_slot = np.zeros(2 ** int(64 - self._shift), dtype=np.int16)
         self._number_in_slot[slots] = np.arange(len(self.words))
-        self._key_in_slot = np.zeros(_SLOTS, dtype=np.uint64)
-        self._key_in_slot[slots] = keys
 
-    def numbers(self, buffer: Buffer, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int16]:
+    def numbers(self, buffer: Buffer) -> NDArray[np.int16]:
         """The number of each word of `buffer`."""
-        lengths = ends - starts
-        keys = _keys(_bytes_at(buffer, starts, lengths), lengths)
-        slots = _slots(keys, self._multiplier)
-        numbers = np.where(self._key_in_slot[slots] == keys, self._number_in_slot[slots], 0).astype(np.int16)
-        hits = np.flatnonzero(numbers)
-        for stride in range(1, self._strides.shape[1]):
-            rest = _bytes_at(buffer, starts[hits] + stride * _STRIDE, lengths[hits] - stride * _STRIDE)
-            numbers[hits[rest != self._strides[numbers[hits], stride]]] = 0
+        keys = _keys(buffer, *buffer.words)
+        numbers = self._number_in_slot[(keys * self._multiplier) >> self._shift]
+        numbers[self._key_of_number[numbers] != keys] = 0
         return numbers
 
     def among(self, words: Iterable[str]) -> NDArray[np.bool_]:
@@ -120,38 +113,34 @@ class Vocabulary:
         return np.array([word in wanted for word in self.words])
 
 
-_SLOTS = 2**14
-_SLOT_SHIFT = np.uint64(64 - 14)
-_LENGTH_WEIGHT = np.uint64(0x9E3779B97F4A7C15)
-_LOW_BYTES = np.array([(1 << 8 * length) - 1 for length in range(_STRIDE + 1)], dtype=np.uint64)
+_EIGHT = 8
+_LOW_BYTES = np.array([(1 << 8 * length) - 1 for length in range(_EIGHT + 1)], dtype=np.uint64)
+_MIX_LENGTH, _MIX_END = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
+"""Odd numbers without a pattern: 2^64 over the golden ratio, and the multiplier of a public hash function."""
 
 
-def _in_strides(word: bytes, strides: int) -> list[int]:
-    padded = word.ljust(strides * _STRIDE, b"\0")
-    return [int.from_bytes(padded[at : at + _STRIDE], "little") for at in range(0, len(padded), _STRIDE)]
+def _keys(buffer: Buffer, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The key of each word: its first eight bytes, mixed with its length and, where it is longer, its last eight."""
+    lengths = ends - starts
+    eight_at = np.ndarray((len(buffer.form) - _EIGHT + 1,), dtype="<u8", buffer=buffer.form, strides=(1,))
+    keys = eight_at[starts] & _LOW_BYTES[np.minimum(lengths, _EIGHT)]
+    keys ^= lengths.astype(np.uint64) * _MIX_LENGTH
+    longer = np.flatnonzero(lengths > _EIGHT)
+    keys[longer] ^= eight_at[ends[longer] - _EIGHT] * _MIX_END
+    return keys
 
 
-def _bytes_at(
-    buffer: Buffer, starts: NDArray[np.int64], lengths: NDArray[np.int64]
-) -> NDArray[np.uint64]:
-    """Up to eight bytes from each start, as a little-endian number; none where the length is 0 or less."""
-    every = np.ndarray((len(buffer.form) - _STRIDE + 1,), dtype="<u8", buffer=buffer.form, strides=(1,))
-    return every[np.minimum(starts, len(every) - 1)] & _LOW_BYTES[np.clip(lengths, 0, _STRIDE)]
+def _slots_apart(keys: NDArray[np.uint64]) -> tuple[np.uint64, np.uint64, NDArray[np.uint64]]:
+    """A multiplier and a shift that give each key a slot of its own, and these slots (multiplicative hashing).
 
-
-def _keys(first_bytes: NDArray[np.uint64], lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
-    return first_bytes ^ (lengths.astype(np.uint64) * _LENGTH_WEIGHT)
-
-
-def _slots(keys: NDArray[np.uint64], multiplier: np.uint64) -> NDArray[np.uint64]:
-    return (keys * multiplier) >> _SLOT_SHIFT
-
-
-def _without_collision(keys: NDArray[np.uint64]) -> tuple[np.uint64, NDArray[np.uint64]]:
-    """The first multiplier that gives every key a slot of its own, and the slots."""
-    for attempt in count(1):
-        multiplier = np.uint64((0xD6E8FEB86659FD93 * (2 * attempt + 1)) % 2**64)
-        slots = _slots(keys, multiplier)
+    With as many slots as pairs of keys, every second multiplier does.
+    """
+    shift = np.uint64(64 - max(8, 2 * len(keys).bit_length() - 1))
+    for attempt in count():
+        multiplier = np.uint64(
+            (int(_MIX_END) + attempt * (int(_MIX_LENGTH) - 1)) % 2**64
+        )  # odd plus even stays odd
+        slots = (keys * multiplier) >> shift
         if len(np.unique(slots)) == len(np.unique(keys)):
-            return multiplier, slots
-    raise AssertionError("unreachable")
+            return multiplier, shift, slots
+    raise AssertionError("count() does not end")

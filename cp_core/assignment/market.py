@@ -1,0 +1,176 @@
+"""A market: some tasks, every plan they might be given, and what is left in the accounts at one moment.
+
+The batch and the inline path share it. A batch clears the whole market: the solver finds the assignment and the prices.
+An inline decision opens a market of one task and takes its best plan at the prices of the latest batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cp_core.assignment.eligibility import ELIGIBLE
+from cp_core.assignment.options import Options
+from cp_core.assignment.plans import Outlook, PlanBook, PlanPolicy, plan_book
+from cp_core.assignment.predict import Calibration, Columns, PredictionPolicy, Predictor
+from cp_core.assignment.solver import NO_PLAN, Problem, Solution, solve
+from cp_core.assignment.strategies import ObjectivePolicy, Setting, Strategy, worth
+from cp_core.models.registry import ModelRegistry
+from cp_core.quota.account import Account
+from cp_core.quota.windows import Window
+
+Doubles = NDArray[np.float64]
+
+_WINDOW_SECONDS = {
+    Window.FIVE_HOUR: 5 * 3600.0,
+    Window.DAILY: 86_400.0,
+    Window.WEEKLY: 7 * 86_400.0,
+    Window.MONTHLY: 30.4 * 86_400.0,
+}
+
+
+class Catalogue:
+    """What can be given to tasks under one configuration: made once, used for every market.
+
+    Args:
+        registry: models, subscriptions and budgets.
+        calibration: what was learned; empty for priors only.
+    """
+
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        prediction: PredictionPolicy,
+        plans: PlanPolicy,
+        objective: ObjectivePolicy,
+        calibration: Calibration,
+    ) -> None:
+        self.options = Options(registry)
+        self.predictor = Predictor([option.model for option in self.options], prediction, calibration)
+        self.check = plans.check
+        self.objective = objective
+        self.book: PlanBook = plan_book(self.options, self.predictor, plans)
+        self.accounts = tuple(
+            dict.fromkeys(account for option in self.options for account in option.funding.accounts)
+        )
+        self.draws = self.book.draws(self.accounts)
+
+
+@dataclass(frozen=True)
+class Market:
+    """n tasks and the K plans of a catalogue.
+
+    Attributes:
+        values: value of each task, (n,).
+        required_success: success that each task's band asks for, (n,).
+        codes: why each plan may not be given to each task, positions in `eligibility.CODES`, (K, n); 0 if it may.
+        outlook: what each plan is expected to give.
+        capacity: what is left of each of the catalogue's accounts, tokens or US dollars, (A,).
+        lapsing: how near each account's window is to its end, (A,): 0 just opened, closed, or money; 1 ending.
+    """
+
+    catalogue: Catalogue
+    values: Doubles
+    required_success: Doubles
+    codes: NDArray[np.int8]
+    outlook: Outlook
+    capacity: Doubles
+    lapsing: Doubles
+
+    @cached_property
+    def eligible(self) -> NDArray[np.bool_]:
+        """Whether each plan may be given to each task, (K, n)."""
+        return self.codes == ELIGIBLE
+
+    def worth(self, strategy: Strategy) -> Doubles:
+        """What each plan is worth for each task, (K, n); -inf where it may not be given."""
+        book = self.catalogue.book
+        prepaid_lapsing = np.where(self.catalogue.draws > 0, self.lapsing, 0.0).max(axis=1, initial=0.0)
+        setting = Setting(self.values, self.required_success, self.eligible, book.charge_plan, prepaid_lapsing)
+        return worth(strategy, self.outlook, setting, self.catalogue.objective)
+
+    def clear(self, worth: Doubles, *, seed: int, start: Doubles | None = None, threads: int = 1) -> Solution:
+        """Assign plans so that the whole market is worth most."""
+        problem = Problem(
+            values=worth.astype(np.float32),
+            charges=self.outlook.charges.astype(np.float32),
+            charge_plan=self.catalogue.book.charge_plan,
+            draws=self.catalogue.draws,
+            capacity=self.capacity,
+        )
+        return solve(problem, seed=seed, start=start, threads=threads)
+
+    def price(self, prices: Doubles) -> Doubles:
+        """What each plan's draws cost at `prices` of the accounts, (K, n), value points."""
+        total = np.zeros_like(self.outlook.success)
+        rates = self.catalogue.draws @ prices
+        np.add.at(total, self.catalogue.book.charge_plan, rates[:, None] * self.outlook.charges)
+        return total
+
+    def fits(self) -> NDArray[np.bool_]:
+        """Whether what is left of every account suffices for each plan by itself, (K, n)."""
+        need = np.zeros((len(self.catalogue.book), self.values.shape[0], len(self.capacity)))
+        np.add.at(
+            need,
+            self.catalogue.book.charge_plan,
+            self.outlook.charges[:, :, None] * self.catalogue.draws[:, None, :],
+        )
+        return np.asarray((need <= self.capacity).all(axis=2))
+
+
+def open_market(
+    tasks: Columns,
+    catalogue: Catalogue,
+    accounts: Sequence[Account],
+    option_codes: NDArray[np.int8],
+    required_success: Doubles,
+    *,
+    now: datetime,
+) -> Market:
+    """Set a market up.
+
+    Args:
+        tasks: n rows with value_score, domain, complexity, input_mean, input_median, output_mean, output_median.
+        accounts: what the accounts hold; every account of the catalogue must be among them.
+        option_codes: why each option may not be given to each task, (n, m), see `eligibility.Eligibility`.
+        required_success: see `Market`.
+
+    Raises:
+        LookupError: an account of the catalogue is not in `accounts`.
+    """
+    held = {account.account: account for account in accounts}
+    missing = [name for name in catalogue.accounts if name not in held]
+    if missing:
+        raise LookupError(f"the ledger has no account {', '.join(missing)}: open the registry's accounts first")
+    standing = [held[name] for name in catalogue.accounts]
+    return Market(
+        catalogue=catalogue,
+        values=np.asarray(tasks["value_score"], dtype=np.float64),
+        required_success=required_success,
+        codes=_plan_codes(catalogue.book, option_codes.T),
+        outlook=catalogue.book.outlook(catalogue.predictor.predict(tasks), catalogue.check),
+        capacity=np.array([float(account.available) for account in standing]),
+        lapsing=np.array([_lapsing(account, now) for account in standing]),
+    )
+
+
+def _plan_codes(book: PlanBook, option_codes: NDArray[np.int8]) -> NDArray[np.int8]:
+    """The reason of the first stage that may not be given, or 0."""
+    codes = np.full((len(book), option_codes.shape[1]), ELIGIBLE, dtype=np.int8)
+    for row in range(len(book.stage_option) - 1, -1, -1):
+        stage = option_codes[book.stage_option[row]]
+        plan = book.charge_plan[row]
+        codes[plan] = np.where(stage == ELIGIBLE, codes[plan], stage)
+    return codes
+
+
+def _lapsing(account: Account, now: datetime) -> float:
+    if account.unit != "tokens" or account.window_ends_at is None:
+        return 0.0
+    left = (account.window_ends_at - now).total_seconds()
+    return float(np.clip(1.0 - left / _WINDOW_SECONDS[account.window], 0.0, 1.0))
