@@ -31,13 +31,14 @@ class Call:
 class Reply:
     """What the provider sends, and how badly.
 
-    `delay` seconds pass first; with `trickle` each byte takes so many seconds; with `cut_after` the
-    connection ends after so many bytes of the body.
+    It waits for `after`, then for `delay` seconds; with `trickle` each byte takes so many seconds; with
+    `cut_after` the connection ends after so many bytes of the body.
     """
 
     body: Any = b""
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
+    after: threading.Event | None = None
     delay: float = 0.0
     trickle: float = 0.0
     cut_after: int | None = None
@@ -101,6 +102,8 @@ class StubProvider:
             self._busy -= 1
 
     async def _send(self, reply: Reply, writer: asyncio.StreamWriter) -> bool:
+        while reply.after and not reply.after.is_set():
+            await asyncio.sleep(0.01)
         await asyncio.sleep(reply.delay)
         content = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
         headers = {

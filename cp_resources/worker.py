@@ -1,0 +1,501 @@
+"""The worker: executes the assigned tasks of one submission day until nothing is left that can move.
+
+It claims in batches, keeps a limit per model and overall, records in batches, renews its leases, and sends
+tasks that need another model back through assignment. What an attempt is made of is a `WorkerKind`'s matter;
+what comes of it is decided in `cp_core.execution`; the rows are `ExecutionStore`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import threading
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from itertools import islice
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import psycopg
+
+from cp_core.execution.outcome import AttemptResult, NextStep
+from cp_core.execution.retry import retry_delay
+from cp_core.tasks.reasons import Reason
+from cp_core.tasks.states import TaskState
+from cp_resources.configuration import Configuration
+from cp_resources.database import Database, DatabaseUnavailableError
+from cp_resources.executions import ClaimedTask, ExecutionStore, Finished, OpenTasks
+from cp_resources.ledger import Ledger
+from cp_resources.log import logger
+from cp_resources.providers.endpoint import require_keys
+from cp_resources.providers.transport import http_client
+from cp_resources.settings import Settings
+from cp_resources.worker_kinds import WorkerKind
+from cp_resources.worker_kinds.chat import ChatWorker
+
+PREFETCH = 2
+"""Tasks held per call in flight, so that a call that ends is followed by the next one at once."""
+RECORD_AFTER_SECONDS = 0.05
+"""How long a finished attempt waits for others to be recorded with it."""
+CLAIM_EVERY_SECONDS = 0.05
+REASSIGN_EVERY_SECONDS = 0.5
+SWEEP_EVERY_SECONDS = 5.0
+LOOK_AGAIN_SECONDS = 1.0
+"""How often a worker that can claim nothing looks again."""
+REPORT_EVERY_SECONDS = 1.0
+DATABASE_PAUSES_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Pauses between tries when the database fails; every call here may be repeated safely."""
+
+Result = TypeVar("Result")
+
+
+class Ended(StrEnum):
+    """Why a drain ended."""
+
+    DRAINED = "drained"  # every task of the day is final
+    WAITING = "waiting"  # what is left waits for quota, or for longer than the time budget
+    TIME_BUDGET = "time budget"
+    STOPPED = "stopped"  # by a signal
+
+
+@dataclass
+class DrainSummary:
+    """What a drain did; it grows while the drain runs.
+
+    Attributes:
+        attempts: that ended, whatever came of them.
+        moved_to: how many times a task went to each state after an attempt.
+        failures: attempts by reason.
+        late: attempts whose lease had been lost by the time they ended.
+        cost_usd: list price of all attempts; billed against budgets is only part of it.
+        open: unfinished tasks of the day at the end, by state.
+    """
+
+    attempts: int = 0
+    moved_to: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    late: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
+    seconds: float = 0.0
+    ended: Ended | None = None
+    open: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def succeeded(self) -> int:
+        """Tasks that this drain brought to success."""
+        return self.moved_to[TaskState.SUCCEEDED]
+
+    def count(self, result: AttemptResult, step: NextStep | None) -> None:
+        """Add one recorded attempt."""
+        self.attempts += 1
+        self.input_tokens += result.usage.input_tokens
+        self.cached_tokens += result.usage.cached_tokens
+        self.output_tokens += result.usage.output_tokens
+        self.cost_usd += result.cost_usd
+        if result.reason:
+            self.failures[result.reason] += 1
+        if step:
+            self.moved_to[step.state] += 1
+        else:
+            self.late += 1
+
+
+def drain(
+    database: Database,
+    ledger: Ledger,
+    configuration: Configuration,
+    settings: Settings,
+    day: date,
+    *,
+    worker_name: str,
+    time_budget: timedelta,
+    run_id: str | None = None,
+    on_progress: Callable[[DrainSummary], None] | None = None,
+    assign_again: Callable[[], object] | None = None,
+) -> DrainSummary:
+    """Execute the tasks submitted on `day` until all are final, none can move, or the time budget ends.
+
+    On SIGTERM or SIGINT nothing more is claimed, calls in flight have `execution.drain_seconds` to end,
+    leases are given back, and then the signal goes on to whoever handled it before.
+
+    Args:
+        worker_name: beginning of the lease owner's name; it is made unique.
+        on_progress: called about once a second with the summary so far.
+        assign_again: assigns the day's queued tasks, and those deferred whose time has come.
+
+    Raises:
+        ProviderKeyError: tasks are assigned to models whose provider has no key.
+        DatabaseUnavailableError: the database stayed away.
+    """
+    store = ExecutionStore(database, ledger, configuration)
+
+    async def work() -> tuple[DrainSummary, int | None]:
+        async with http_client(
+            configuration.policies.execution, through_proxy=settings.simulator_url is None
+        ) as http:
+            kind = ChatWorker(http, configuration.registry, configuration.policies.execution, settings)
+            owner = f"{worker_name}-{uuid4().hex[:8]}"
+            worker = _Drain(store, kind, configuration, day, owner, run_id, on_progress, assign_again)
+            with worker.stopped_by_signals():
+                summary = await worker.run(time_budget.total_seconds())
+            return summary, worker.stop_signal
+
+    summary, stop_signal = asyncio.run(work())
+    if stop_signal is not None:
+        signal.raise_signal(stop_signal)
+    return summary
+
+
+@dataclass(eq=False)
+class _Held:
+    """A task under this worker's lease.
+
+    Attributes:
+        claimed_at: monotonic time.
+        leased_until: monotonic time before which the lease has certainly not run out.
+        begun: a call was made, and may be billed.
+        ended: the attempt has a result, which is recorded or about to be.
+    """
+
+    claimed: ClaimedTask
+    claimed_at: float
+    leased_until: float
+    begun: bool = False
+    ended: bool = False
+    attempt: asyncio.Task[None] | None = None
+
+
+class _Drain:
+    """One drain, on one event loop."""
+
+    def __init__(
+        self,
+        store: ExecutionStore,
+        kind: ChatWorker,
+        configuration: Configuration,
+        day: date,
+        owner: str,
+        run_id: str | None,
+        on_progress: Callable[[DrainSummary], None] | None,
+        assign_again: Callable[[], object] | None,
+    ) -> None:
+        self.stop_signal: int | None = None
+        self._store = store
+        self._kind: WorkerKind = kind
+        self._reachable = kind.providers
+        self._registry = configuration.registry
+        self._policy = configuration.policies.execution
+        self._day = day
+        self._owner = owner
+        self._run_id = run_id
+        self._on_progress = on_progress
+        self._assign_again = assign_again
+        self._log = logger(__name__, day=str(day), worker=owner, run=run_id)
+        self._limits = {
+            model.name: model.max_concurrency
+            for model in self._registry.models.values()
+            if model.enabled and model.provider in self._reachable
+        }
+        self._slots = {model: asyncio.Semaphore(limit) for model, limit in self._limits.items()}
+        self._all_slots = asyncio.Semaphore(self._policy.concurrency)
+        self._held: dict[int, _Held] = {}  # by execution
+        self._results: deque[tuple[_Held, Finished]] = deque()
+        self._result_ready = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._closing = False
+        self._failure: BaseException | None = None
+        self._may_assign = False  # something changed since the last assignment
+        self._swept_at = self._assigned_at = self._reported_at = float("-inf")
+        self._random = random.Random()  # noqa: S311  (jitter, not a secret)
+        self._summary = DrainSummary()
+
+    async def run(self, seconds: float) -> DrainSummary:
+        """Drain for at most `seconds`, then wind down."""
+        started = time.monotonic()
+        recorder = self._in_background(self._record_results())
+        heart = self._in_background(self._renew_leases())
+        try:
+            self._summary.ended = await self._claim_until_done(started + seconds)
+            await self._wind_down(recorder, self._policy.drain_seconds)
+        except BaseException:
+            await self._wind_down_after_failure(recorder)
+            raise
+        finally:
+            heart.cancel()
+        open_tasks = await self._call(self._store.open_tasks, self._day)
+        self._summary.open = {str(state): tasks.count for state, tasks in open_tasks.items()}
+        self._summary.seconds = time.monotonic() - started
+        self._report(at_once=True)
+        return self._summary
+
+    @contextmanager
+    def stopped_by_signals(self) -> Iterator[None]:
+        """Let SIGTERM and SIGINT end the drain in good order; only a process's main thread can hear them."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        for number in before:
+            loop.add_signal_handler(number, self._stop, number)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                loop.remove_signal_handler(number)
+                signal.signal(number, handler)
+
+    def _stop(self, number: int) -> None:
+        self._log.info("stopping", signal=signal.Signals(number).name, held=len(self._held))
+        self.stop_signal = number
+        self._changed.set()
+
+    async def _claim_until_done(self, ends_at: float) -> Ended:
+        require_keys(
+            await self._call(self._store.assigned_models, self._day), self._registry, self._reachable
+        )
+        while self.stop_signal is None:
+            left = ends_at - time.monotonic()
+            if left <= 0:
+                return Ended.TIME_BUDGET
+            await self._sweep()
+            await self._reassign()
+            if await self._claim():
+                await self._wait(min(CLAIM_EVERY_SECONDS, left), wake=False)
+            elif self._held:
+                await self._wait(min(LOOK_AGAIN_SECONDS, left))
+            else:
+                open_tasks = await self._call(self._store.open_tasks, self._day)
+                if not open_tasks:
+                    return Ended.DRAINED
+                pause = self._pause(open_tasks)
+                if pause is None or pause > left:
+                    return Ended.WAITING
+                await self._wait(pause)
+        return Ended.STOPPED
+
+    def _pause(self, open_tasks: Mapping[TaskState, OpenTasks]) -> float | None:
+        """Seconds after which an idle worker has something to do; None when that is not to be expected."""
+        pauses = []
+        if TaskState.ASSIGNED in open_tasks:
+            pauses.append(open_tasks[TaskState.ASSIGNED].available_in)
+        if TaskState.RUNNING in open_tasks:
+            pauses.append(LOOK_AGAIN_SECONDS)
+        if self._assign_again and self._may_assign:
+            pauses += [
+                open_tasks[state].available_in
+                for state in (TaskState.QUEUED, TaskState.DEFERRED)
+                if state in open_tasks
+            ]
+        known = [pause for pause in pauses if pause is not None]
+        return max(min(known), CLAIM_EVERY_SECONDS) if known else None
+
+    async def _sweep(self) -> None:
+        """Take back expired leases, and move on what must not be executed."""
+        if time.monotonic() - self._swept_at < min(SWEEP_EVERY_SECONDS, self._policy.lease_seconds):
+            return
+        self._swept_at = time.monotonic()
+        expired = await self._call(self._store.requeue_expired)
+        withdrawn = await self._call(self._store.withdraw, self._day)
+        if expired or withdrawn:
+            self._may_assign = True
+            self._log.info("swept", leases_expired=expired, withdrawn=withdrawn)
+
+    async def _reassign(self) -> None:
+        """Have the queued tasks assigned, and the deferred ones whose time has come, if anything changed."""
+        if self._assign_again is None or not self._may_assign:
+            return
+        if time.monotonic() - self._assigned_at < REASSIGN_EVERY_SECONDS:
+            return
+        self._assigned_at = time.monotonic()
+        open_tasks = await self._call(self._store.open_tasks, self._day)
+        deferred = open_tasks.get(TaskState.DEFERRED)
+        due = deferred is not None and deferred.available_in is not None and deferred.available_in <= 0
+        if TaskState.QUEUED in open_tasks or due:
+            self._may_assign = False
+            await asyncio.to_thread(self._assign_again)
+            require_keys(
+                await self._call(self._store.assigned_models, self._day), self._registry, self._reachable
+            )
+
+    async def _claim(self) -> int:
+        """Claim what there is room for, and begin on it; return how many tasks."""
+        held = Counter(held.claimed.model for held in self._held.values())
+        room = {model: PREFETCH * limit - held[model] for model, limit in self._limits.items()}
+        limit = min(self._policy.batch_size, PREFETCH * self._policy.concurrency - len(self._held))
+        now = time.monotonic()
+        claimed = await self._call(
+            self._store.claim, self._day, self._owner, limit, room, run_id=self._run_id
+        )
+        for task in claimed:
+            holding = _Held(task, now, now + self._policy.lease_seconds)
+            self._held[task.execution] = holding
+            holding.attempt = asyncio.create_task(self._attempt(holding))
+        return len(claimed)
+
+    async def _attempt(self, held: _Held) -> None:
+        claimed = held.claimed
+        async with self._slots[claimed.model], self._all_slots:
+            if time.monotonic() >= held.leased_until:
+                self._held.pop(claimed.execution, None)  # whoever took it back does it
+                return
+            held.begun = True
+            result = await self._result_of(held)
+        delay = retry_delay(
+            claimed.attempt, self._policy, jitter=self._random.random(), retry_after=result.retry_after
+        )
+        held.ended = True
+        self._results.append((held, Finished(claimed, result, delay)))
+        self._result_ready.set()
+
+    async def _result_of(self, held: _Held) -> AttemptResult:
+        seconds = float("inf")
+        if held.claimed.deadline_in is not None:
+            seconds = held.claimed.deadline_in - (time.monotonic() - held.claimed_at)
+        if seconds <= 0:
+            return AttemptResult(Reason.TIMEOUT, error="the deadline passed before the call was made")
+        try:
+            return await self._kind.attempt(held.claimed, seconds=seconds)
+        except Exception as error:
+            # One task that trips over our own mistake must not stop the others; it fails, and says where.
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{type(error).__name__} at {frame.filename}:{frame.lineno}"
+            self._log.error("attempt broke", where=where, **_ids(held.claimed))
+            return AttemptResult(Reason.INVALID_REQUEST, error=f"the worker itself failed: {where}")
+
+    async def _record_results(self) -> None:
+        while not self._closing:
+            await self._result_ready.wait()
+            if len(self._results) < self._policy.batch_size and not self._closing:
+                await asyncio.sleep(RECORD_AFTER_SECONDS)
+            while self._results:
+                await self._record_batch()
+            self._result_ready.clear()
+
+    async def _record_batch(self) -> None:
+        batch = list(islice(self._results, self._policy.batch_size))
+        steps = await self._call(self._store.complete, self._owner, [finished for _, finished in batch])
+        for (held, finished), step in zip(batch, steps, strict=True):
+            self._results.popleft()
+            self._held.pop(held.claimed.execution, None)
+            self._summary.count(finished.result, step)
+            self._log_attempt(finished, step)
+        self._may_assign = True
+        self._changed.set()
+        self._report()
+
+    async def _renew_leases(self) -> None:
+        while True:
+            await asyncio.sleep(self._policy.heartbeat_seconds)
+            held = list(self._held.values())
+            if not held:
+                continue
+            sent = time.monotonic()
+            ours = await self._call(self._store.heartbeat, self._owner, [one.claimed for one in held])
+            for one in held:
+                if one.claimed.execution in ours:
+                    one.leased_until = sent + self._policy.lease_seconds
+                elif not one.begun and one.attempt:
+                    one.attempt.cancel()
+                    self._held.pop(one.claimed.execution, None)
+
+    async def _wind_down(self, recorder: asyncio.Task[None], patience: float) -> None:
+        """Give back what has not begun, let calls end for `patience` seconds, cut off the rest, record."""
+        unbegun = [held for held in self._held.values() if not held.begun]
+        await _cancel(unbegun)
+        await self._call(self._store.release, self._owner, [held.claimed for held in unbegun])
+        for held in unbegun:
+            self._held.pop(held.claimed.execution, None)
+        in_flight = [held.attempt for held in self._held.values() if held.attempt and not held.ended]
+        if in_flight:
+            await asyncio.wait(in_flight, timeout=patience)
+        cut_off = [held for held in self._held.values() if not held.ended]
+        await _cancel(cut_off)
+        self._closing = True
+        self._result_ready.set()
+        await asyncio.gather(recorder, return_exceptions=True)
+        while self._results:  # the recorder failed, or was cancelled with everything else
+            await self._record_batch()
+        await self._call(self._store.abandon, self._owner, [held.claimed for held in cut_off])
+        if unbegun or cut_off:
+            self._log.info("leases given back", not_begun=len(unbegun), cut_off=len(cut_off))
+
+    async def _wind_down_after_failure(self, recorder: asyncio.Task[None]) -> None:
+        try:
+            await self._wind_down(recorder, 0.0)
+        except (psycopg.Error, DatabaseUnavailableError) as error:
+            self._log.warning("leases could not be given back; they will run out", error=type(error).__name__)
+
+    async def _wait(self, seconds: float, *, wake: bool = True) -> None:
+        """Wait for `seconds`, less when something changes and `wake` is set; raise what failed meanwhile."""
+        if wake:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), seconds)
+        else:
+            await asyncio.sleep(seconds)
+        self._changed.clear()
+        if self._failure:
+            raise self._failure
+
+    async def _call(self, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+        """Call the database in a thread; again when it fails, as everything called here may be repeated."""
+        for pause in DATABASE_PAUSES_SECONDS:
+            try:
+                return await asyncio.to_thread(function, *args, **kwargs)
+            except (psycopg.OperationalError, DatabaseUnavailableError) as error:
+                self._log.warning("database failed", error=type(error).__name__, again_in_seconds=pause)
+                await asyncio.sleep(pause)
+        return await asyncio.to_thread(function, *args, **kwargs)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._note_failure)
+        return task
+
+    def _note_failure(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception():
+            self._failure = task.exception()
+            self._changed.set()
+
+    def _report(self, *, at_once: bool = False) -> None:
+        if self._on_progress and (at_once or time.monotonic() - self._reported_at >= REPORT_EVERY_SECONDS):
+            self._reported_at = time.monotonic()
+            self._on_progress(self._summary)
+
+    def _log_attempt(self, finished: Finished, step: NextStep | None) -> None:
+        result = finished.result
+        log = self._log.info if result.reason else self._log.debug
+        log(
+            "attempt recorded",
+            reason=result.reason and str(result.reason),
+            task_goes_to=str(step.state) if step else "nowhere: the lease was lost",
+            quality=result.quality,
+            **_ids(finished.claimed),
+        )
+
+
+def _ids(claimed: ClaimedTask) -> dict[str, Any]:
+    return {
+        "task": claimed.task_id,
+        "execution": claimed.execution,
+        "attempt": claimed.attempt,
+        "model": claimed.model,
+    }
+
+
+async def _cancel(held: Sequence[_Held]) -> None:
+    attempts = [one.attempt for one in held if one.attempt]
+    for attempt in attempts:
+        attempt.cancel()
+    await asyncio.gather(*attempts, return_exceptions=True)
