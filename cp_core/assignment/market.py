@@ -6,25 +6,28 @@ An inline decision opens a market of one task and takes its best plan at the pri
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cp_core.assignment.eligibility import ELIGIBLE
+from cp_core.assignment.eligibility import CODES, ELIGIBLE
 from cp_core.assignment.options import Options
 from cp_core.assignment.plans import Outlook, PlanBook, PlanPolicy, plan_book
 from cp_core.assignment.predict import Calibration, Columns, PredictionPolicy, Predictor
-from cp_core.assignment.solver import NO_PLAN, Problem, Solution, solve
+from cp_core.assignment.solver import Problem, Solution, solve
 from cp_core.assignment.strategies import ObjectivePolicy, Setting, Strategy, worth
 from cp_core.models.registry import ModelRegistry
 from cp_core.quota.account import Account
 from cp_core.quota.windows import Window
 
 Doubles = NDArray[np.float64]
+
+NOT_IN_MARKET = -1
+"""Code of pairs of tasks that are not decided here: turned away, or served already."""
 
 _WINDOW_SECONDS = {
     Window.FIVE_HOUR: 5 * 3600.0,
@@ -40,6 +43,13 @@ class Catalogue:
     Args:
         registry: models, subscriptions and budgets.
         calibration: what was learned; empty for priors only.
+
+    Attributes:
+        options, predictor, check, objective, book: what the arguments come to.
+        accounts: ids of the A accounts that plans draw on.
+        draws: whether each stage of each plan draws on each account, (R, A).
+        prepaid_of_charge: whether a subscription pays for each stage, (R,).
+        plan_tier: rank of the tier of each plan's first stage, (K,).
     """
 
     def __init__(
@@ -59,6 +69,8 @@ class Catalogue:
             dict.fromkeys(account for option in self.options for account in option.funding.accounts)
         )
         self.draws = self.book.draws(self.accounts)
+        self.prepaid_of_charge = self.options.prepaid[self.book.stage_option]
+        self.plan_tier = self.options.tier[[plan[0] for plan in self.book.plans]]
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ class Market:
         """What each plan is worth for each task, (K, n); -inf where it may not be given."""
         book = self.catalogue.book
         prepaid_lapsing = np.where(self.catalogue.draws > 0, self.lapsing, 0.0).max(axis=1, initial=0.0)
-        setting = Setting(self.values, self.required_success, self.eligible, book.charge_plan, prepaid_lapsing)
+        setting = Setting(self.values, self.required_success, self.eligible, book, prepaid_lapsing)
         return worth(strategy, self.outlook, setting, self.catalogue.objective)
 
     def clear(self, worth: Doubles, *, seed: int, start: Doubles | None = None, threads: int = 1) -> Solution:
@@ -107,20 +119,39 @@ class Market:
 
     def price(self, prices: Doubles) -> Doubles:
         """What each plan's draws cost at `prices` of the accounts, (K, n), value points."""
-        total = np.zeros_like(self.outlook.success)
         rates = self.catalogue.draws @ prices
-        np.add.at(total, self.catalogue.book.charge_plan, rates[:, None] * self.outlook.charges)
-        return total
+        return self.catalogue.book.sum_by_plan(rates[:, None] * self.outlook.charges)
 
-    def fits(self) -> NDArray[np.bool_]:
-        """Whether what is left of every account suffices for each plan by itself, (K, n)."""
-        need = np.zeros((len(self.catalogue.book), self.values.shape[0], len(self.capacity)))
-        np.add.at(
-            need,
-            self.catalogue.book.charge_plan,
-            self.outlook.charges[:, :, None] * self.catalogue.draws[:, None, :],
-        )
-        return np.asarray((need <= self.capacity).all(axis=2))
+    def need_of(self, task: int) -> Doubles:
+        """What each plan takes of each account for one task, (K, A)."""
+        return self.catalogue.book.sum_by_plan(self.outlook.charges[:, task, None] * self.catalogue.draws)
+
+    def fits(self, left: Doubles) -> NDArray[np.bool_]:
+        """Whether what is `left` of every account suffices for each plan by itself, (K, n)."""
+        fitting = np.ones(self.codes.shape, dtype=bool)
+        for draws, amount in zip(self.catalogue.draws.T, left, strict=True):
+            fitting &= self.catalogue.book.sum_by_plan(draws[:, None] * self.outlook.charges) <= amount
+        return fitting
+
+    def use_of(self, choice: NDArray[np.int16]) -> Doubles:
+        """What `choice`, a plan or `NO_PLAN` for each task, takes of each account, (A,)."""
+        taken = self.catalogue.book.charge_plan[:, None] == choice[None, :]
+        return self.outlook.charges.sum(axis=1, where=taken) @ self.catalogue.draws
+
+    def with_less(self, use: Doubles) -> Market:
+        """The market when `use` has been taken of the accounts."""
+        return replace(self, capacity=np.maximum(self.capacity - use, 0.0))
+
+    def without(self, tasks: NDArray[np.bool_]) -> Market:
+        """The market in which some tasks may not be given anything, (n,)."""
+        if not tasks.any():
+            return self
+        return replace(self, codes=np.where(tasks, np.int8(NOT_IN_MARKET), self.codes))
+
+    def pruned(self) -> dict[str, int]:
+        """How many pairs of plan and task were ruled out, by reason."""
+        counts = np.bincount(self.codes[self.codes > ELIGIBLE].ravel(), minlength=len(CODES))
+        return {str(CODES[code]): int(count) for code, count in enumerate(counts) if count and code}
 
 
 def open_market(

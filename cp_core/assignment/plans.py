@@ -102,6 +102,7 @@ class PlanBook:
         self._stages = np.array([plan + (_NO_STAGE,) * (most - len(plan)) for plan in plans], dtype=np.intp)
         self._stages = self._stages.reshape(len(plans), most)
         self._last = np.array([len(plan) - 1 for plan in plans])
+        self._first = np.searchsorted(self.charge_plan, np.arange(len(plans)))
 
     def __len__(self) -> int:
         return len(self.plans)
@@ -116,6 +117,10 @@ class PlanBook:
         fundings = [self.options[option].funding.accounts for option in self.stage_option]
         rows = [[float(account in funding) for account in accounts] for funding in fundings]
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(accounts))
+
+    def sum_by_plan(self, rows: Doubles) -> Doubles:
+        """Sums over each plan's stages: (R, ...) to (K, ...)."""
+        return np.add.reduceat(rows, self._first, axis=0)
 
     def outlook(self, predictions: Predictions, check: CheckPolicy) -> Outlook:
         """What each plan is expected to give for each task.
@@ -149,8 +154,7 @@ class PlanBook:
 
     def _rows_of_stage(self, stage: int) -> NDArray[np.intp]:
         """Rows of the charges that are each plan's stage number `stage`."""
-        first = np.searchsorted(self.charge_plan, np.arange(len(self)))
-        return (first + stage)[self._last >= stage]
+        return (self._first + stage)[self._last >= stage]
 
 
 def escalations(options: Options, most_stages: int) -> list[Plan]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from cp_core.assignment.plans import Outlook
+from cp_core.assignment.plans import Outlook, PlanBook
 
 Doubles = NDArray[np.float64]
 
@@ -56,7 +56,7 @@ class Setting:
         values: value of each task, (n,), >= 0.
         required_success: success that each task's band asks for, (n,), 0 to 1.
         eligible: whether each plan may be given to each task, (K, n).
-        charge_plan: plan of each charge, (R,).
+        book: the K plans.
         lapsing: how near the soonest window of each charge is to its end, (R,): 0 not prepaid or just opened,
             1 about to end.
     """
@@ -64,7 +64,7 @@ class Setting:
     values: Doubles
     required_success: Doubles
     eligible: NDArray[np.bool_]
-    charge_plan: NDArray[np.intp]
+    book: PlanBook
     lapsing: Doubles
 
 
@@ -97,9 +97,7 @@ def _value_less_money(outlook: Outlook, setting: Setting, policy: ObjectivePolic
 def _lapsing(outlook: Outlook, setting: Setting, policy: ObjectivePolicy) -> Doubles:
     """Points for prepaid tokens, more the sooner they would lapse unused."""
     points = policy.points_per_lapsing_usd * setting.lapsing[:, None] * outlook.charge_list_usd
-    total = np.zeros_like(outlook.success)
-    np.add.at(total, setting.charge_plan, points)
-    return total
+    return setting.book.sum_by_plan(points)
 
 
 def _least(expense: Doubles, outlook: Outlook, setting: Setting) -> Doubles:
