@@ -26,6 +26,7 @@ import psutil
 import psycopg
 
 from cp_resources.connect import CONTROL_PANEL_DATABASE, dagster_storage_url, database_url
+from cp_resources.dagster_api import DagsterApi
 from cp_resources.database import Database
 from cp_resources.embedded_postgres import EmbeddedPostgres
 from cp_resources.errors import UserError
@@ -156,7 +157,16 @@ class Stack:
             self._run("interrupted-runs", "cp_sensors.interrupted_runs", *interrupted)
         if self._webserver:
             self._wait_for("webserver", lambda: _answers(f"{self.webserver_url}/server_info"))
+            self._require_loaded()
         self._wait_for("daemon", lambda: _beats(dagster_url, since=began))
+
+    def _require_loaded(self) -> None:
+        """Fail with Dagster's own words when the code location does not load: nothing would run."""
+        api = DagsterApi(self.webserver_url)
+        error = api.load_error()
+        api.close()
+        if error:
+            raise UserError(f"Dagster cannot load the platform: {error.strip()}\nMore in {self.logs}")
 
     def _environment(self, url: str, dagster_url: str) -> dict[str, str]:
         """What every process of the platform must know, and what may call home switched off."""

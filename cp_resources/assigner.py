@@ -429,29 +429,30 @@ _LOCKED_TASKS: LiteralString = (
     f"WITH chosen AS MATERIALIZED ({_TASK_COLUMNS} FOR NO KEY UPDATE SKIP LOCKED) {_FACTS}"
 )
 
-# A deferral for the same reason as before is no new decision: the task waits on, and the old row stands.
+# A deferral for the same reason as before is no new decision: the task waits on, and the old row stands. Ids
+# are drawn on the way in: a join with what INSERT returns would compare every row with every other.
 _STORE: LiteralString = """
 WITH decided AS MATERIALIZED (
-    SELECT * FROM jsonb_to_recordset(%(rows)s) AS r (
+    SELECT *, CASE WHEN NOT is_repeated THEN nextval('cp.assignments_id_seq') END AS assignment
+    FROM jsonb_to_recordset(%(rows)s) AS r (
         task bigint, decision_id uuid, submission_day date, outcome text, reason text, model text,
         funding text, plan jsonb, expected_cost_usd numeric, transfers uuid[], explanation jsonb,
         state_before text, state text, task_reason text, wait_seconds float8, is_repeated boolean
     )
 ),
 stored AS (
-    INSERT INTO cp.assignments (decision_id, task, submission_day, strategy, outcome, reason, model, funding,
-        plan, expected_cost_usd, transfers, explanation, config_hash, run_id)
-    SELECT decision_id, task, submission_day, %(strategy)s, outcome, reason, model, funding,
+    INSERT INTO cp.assignments (id, decision_id, task, submission_day, strategy, outcome, reason, model,
+        funding, plan, expected_cost_usd, transfers, explanation, config_hash, run_id)
+    SELECT assignment, decision_id, task, submission_day, %(strategy)s, outcome, reason, model, funding,
         plan, expected_cost_usd, transfers, explanation, %(config_hash)s, %(run_id)s
     FROM decided WHERE NOT is_repeated
-    RETURNING id, task
 )
 UPDATE cp.tasks t
 SET state = r.state, reason = r.task_reason, model = r.model,
-    assignment = coalesce(stored.id, t.assignment),
+    assignment = coalesce(r.assignment, t.assignment),
     available_at = now() + make_interval(secs => r.wait_seconds),
     state_changed_at = CASE WHEN r.state = t.state THEN t.state_changed_at ELSE now() END
-FROM decided r LEFT JOIN stored USING (task)
+FROM decided r
 WHERE t.id = r.task AND t.state = r.state_before
 """
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import httpx
 
@@ -48,6 +49,16 @@ query Checks($run: ID!, $cursor: String) {
     }
   }
 }
+"""
+
+_LOCATIONS = """
+query Locations {
+  workspaceOrError {
+    ... on Workspace { locationEntries { locationOrLoadError { ... on PythonError { ...Why } } } }
+    ... on PythonError { ...Why }
+  }
+}
+fragment Why on PythonError { message errorChain { error { message } } }
 """
 
 
@@ -96,7 +107,17 @@ class DagsterApi:
         answer = self._ask(_LAUNCH, {"params": params})["launchRun"]
         if answer["__typename"] != "LaunchRunSuccess":
             raise UserError(f"Dagster did not launch {job} for {day}: {answer}")
-        return answer["run"]["runId"]
+        return str(answer["run"]["runId"])
+
+    def load_error(self) -> str | None:
+        """The first cause of the code location not loading, or None when it loads."""
+        workspace = self._ask(_LOCATIONS)["workspaceOrError"]
+        entries = [entry["locationOrLoadError"] or {} for entry in workspace.get("locationEntries", ())]
+        for error in [workspace, *entries]:
+            if "message" in error:
+                causes = [cause["error"]["message"] for cause in error["errorChain"]]
+                return str([error["message"], *causes][-1]).strip()
+        return None
 
     def runs(self) -> list[Run]:
         """The newest 500 runs, newest first."""
@@ -149,14 +170,15 @@ class DagsterApi:
         """Close the connection."""
         self._client.close()
 
-    def _ask(self, query: str, variables: dict | None = None) -> dict:
+    def _ask(self, query: str, variables: dict[str, object] | None = None) -> dict[str, Any]:
         response = self._client.post("/graphql", json={"query": query, "variables": variables or {}})
         response.raise_for_status()
-        answer = response.json()
+        answer: dict[str, Any] = response.json()
         if answer.get("errors"):
             raise UserError(f"Dagster's API answered: {answer['errors'][0]['message']}")
-        return answer["data"]
+        data: dict[str, Any] = answer["data"]
+        return data
 
 
-def _tag(row: dict, key: str) -> str | None:
+def _tag(row: dict[str, Any], key: str) -> str | None:
     return next((tag["value"] for tag in row["tags"] if tag["key"] == key), None)

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -57,9 +56,10 @@ _WRITERS_LOCK = 0x6370_6C65  # any number that only the ledger of this project t
 _LOCK = f"SELECT pg_advisory_xact_lock({_WRITERS_LOCK})"
 
 _BALANCES = """
-SELECT now(), account, kind, unit, "window", quota_limit, window_started_at, window_ends_at,
+SELECT clock.now, account, kind, unit, "window", quota_limit, window_started_at, window_ends_at,
        debits_before_window, debits_pending, debits_posted, credits_pending, credits_posted
-FROM cp.quota_accounts ORDER BY account COLLATE "C"
+FROM (SELECT now()) AS clock LEFT JOIN cp.quota_accounts ON true
+ORDER BY account COLLATE "C"
 """
 
 _CREATE = """
@@ -96,12 +96,18 @@ SET "window" = %s, quota_limit = %s, window_started_at = %s, window_ends_at = %s
 WHERE account = %s
 """
 
+# Each key is looked up by itself (OFFSET 0 keeps it so), and planned anew: in a table that has just begun to
+# grow the planner would take a list of keys for half of all rows, and keep a plan made for an empty table.
 _PENDINGS = """
-SELECT pending.transfer_id, pending.reservation, pending.debit_account, pending.credit_account,
-       pending.amount, pending.task, resolution.phase
-FROM cp.quota_transfers AS pending
-LEFT JOIN cp.quota_transfers AS resolution ON resolution.pending_id = pending.transfer_id
-WHERE pending.phase = 'pending' AND pending.reservation = ANY(%s)
+SELECT pending.*
+FROM unnest(%s::uuid[]) AS key,
+LATERAL (
+    SELECT transfer_id, reservation, debit_account, credit_account, amount, task,
+           (SELECT phase FROM cp.quota_transfers WHERE pending_id = reserved.transfer_id)
+    FROM cp.quota_transfers AS reserved
+    WHERE phase = 'pending' AND reservation = key
+    OFFSET 0
+) AS pending
 """
 
 _EXPIRED = """
@@ -263,21 +269,16 @@ def _create(connection: psycopg.Connection, declared: Iterable[AccountTerms]) ->
 
 def _read(connection: psycopg.Connection) -> tuple[dict[str, Balance], datetime]:
     """Every balance by account, and the database's time: that of the transaction's start."""
-    return _balances(connection.execute(_BALANCES).fetchall())
+    rows = connection.execute(_BALANCES).fetchall()
+    return {account: _balance(account, *terms) for _, account, *terms in rows if account}, rows[0][0]
 
 
 def _read_with_pendings(
     connection: psycopg.Connection, keys: list[UUID]
 ) -> tuple[dict[str, Balance], datetime, list[Pending]]:
     balances, now = _read(connection)
-    rows = connection.execute(_PENDINGS, (keys,)).fetchall()
-    return balances, now, [Pending(*row, phase and Phase(phase)) for *row, phase in rows]
-
-
-def _balances(rows: list[tuple[Any, ...]]) -> tuple[dict[str, Balance], datetime]:
-    if not rows:
-        raise LedgerError("there are no quota accounts; open the registry's accounts first")
-    return {account: _balance(account, *terms) for _, account, *terms in rows}, rows[0][0]
+    rows = connection.execute(_PENDINGS, (keys,), prepare=False).fetchall()
+    return balances, now, [Pending._make((*row, phase and Phase(phase))) for *row, phase in rows]
 
 
 def _balance(

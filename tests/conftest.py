@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -23,12 +23,16 @@ from cp_resources.database import Database
 from cp_resources.embedded_postgres import EmbeddedPostgres, forget
 
 SESSION_HOME = "CP_TEST_SESSION_HOME"
+SHARED_DATA = "CP_SHARED_DATA"
+SHARED_DATA_DEFAULT = Path(__file__).resolve().parents[2] / "shared" / "data"
 TEMPLATE = "migrated"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the folder of the session's server, once; xdist's workers inherit its name."""
-    for name in [name for name in os.environ if name.startswith("CP_") and name != SESSION_HOME]:
+    for name in [name for name in os.environ if name.startswith("CP_")]:
+        if name in (SESSION_HOME, SHARED_DATA):
+            continue
         del os.environ[name]  # the settings of whoever runs the tests are not the tests' settings
     if not hasattr(config, "workerinput"):
         home = Path(tempfile.mkdtemp(prefix="control-panel-tests-"))
@@ -42,6 +46,22 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         home = Path(os.environ.pop(SESSION_HOME))
         forget(home)
         shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """Find a file of real data beside the project, or in CP_SHARED_DATA; skip the test where it is missing."""
+    folder = Path(os.environ.get(SHARED_DATA, SHARED_DATA_DEFAULT))
+
+    def find(name: str) -> Path:
+        path = folder / name
+        if not path.exists():
+            pytest.skip(
+                f"needs {path}, which is missing; {SHARED_DATA} may name the folder that holds {name}"
+            )
+        return path
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cp_core.assignment.capacity import Capacity
-from cp_core.assignment.eligibility import Eligibility, eligibility, standing_reasons
+from cp_core.assignment.eligibility import (
+    Eligibility,
+    context_allowed,
+    context_needed,
+    eligibility,
+    standing_reasons,
+)
 from cp_core.assignment.options import Options
 from cp_core.assignment.policy import AssignmentPolicy, Band
 from cp_core.models.registry import ModelRegistry, Tier
@@ -36,6 +42,8 @@ class Batch:
         list_price: (n, m), nanodollars.
         need: (n, m), what the option reserves in each of its accounts, in smallest units.
         most: (m,), the most one task can ever draw on the option's funding, in smallest units.
+        context_needed: n, tokens that a context window must hold.
+        context_allowed: m, tokens of the option's context window that a task may fill.
         eligible: which pairs are ruled out, and why.
     """
 
@@ -51,6 +59,8 @@ class Batch:
     list_price: NDArray[np.int64]
     need: NDArray[np.int64]
     most: NDArray[np.int64]
+    context_needed: NDArray[np.float64]
+    context_allowed: NDArray[np.float64]
     eligible: Eligibility
 
 
@@ -76,6 +86,7 @@ def prepare(
     list_price = options.list_price(tasks)
     need = options.need(tasks, list_price)
     most = np.array([capacity.limit(option.funding) for option in options], dtype=np.int64)
+    needed, allowed = context_needed(tasks), context_allowed(options, policy)
     return Batch(
         tasks=tasks,
         records=cast("list[dict[str, Any]]", tasks.to_dict("records")),
@@ -89,6 +100,8 @@ def prepare(
         list_price=list_price,
         need=need,
         most=most,
+        context_needed=needed,
+        context_allowed=allowed,
         eligible=eligibility(
             tasks,
             options,
@@ -96,6 +109,8 @@ def prepare(
             capability=capability,
             need=need,
             most=most,
+            context_needed=needed,
+            context_allowed=allowed,
             policy=policy,
             now=now,
             open_breakers=open_breakers,

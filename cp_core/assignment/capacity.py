@@ -75,8 +75,7 @@ class Capacity:
         return {
             account: {
                 "remaining": figure(self._remaining[account], self._unit[account]),
-                "unit": self._unit[account].value,
-                "state": self.state(account).value,
+                "state": self.state(account),
             }
             for account in accounts
         }

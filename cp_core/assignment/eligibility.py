@@ -68,6 +68,8 @@ def eligibility(
     capability: NDArray[np.float64],
     need: NDArray[np.int64],
     most: NDArray[np.int64],
+    context_needed: NDArray[np.float64],
+    context_allowed: NDArray[np.float64],
     policy: AssignmentPolicy,
     now: datetime,
     open_breakers: Collection[str],
@@ -75,16 +77,17 @@ def eligibility(
     """Rule out pairs of task and option.
 
     Args:
-        tasks: n rows with input_high, output_high, deadline and failed_models.
+        tasks: n rows with output_high, deadline and failed_models.
         options: m options.
         tier_allowed: (n, m), whether the policy lets the task have the option's tier.
         capability: (n, m), see `Options.capability`.
         need: (n, m), what the option would reserve, in smallest units.
         most: (m,), what a full window of the option's funding grants, in smallest units.
+        context_needed: (n,), see `context_needed`.
+        context_allowed: (m,), see `context_allowed`.
         open_breakers: names of models that are not to be called now.
     """
-    context = context_needed(tasks)
-    too_small = (context[:, None] > context_allowed(options, policy)) | (
+    too_small = (context_needed[:, None] > context_allowed) | (
         tasks["output_high"].to_numpy()[:, None] > options.max_output
     )
     rules: dict[Reason, NDArray[np.bool_]] = {

@@ -1,7 +1,7 @@
 """Why a decision is what it is: the explanation that is stored with it, and the same in words.
 
-An explanation is JSON-ready and holds only what the registry does not say: of an excluded option the reason
-and the figures that prove it, of an eligible one what it was ordered by.
+An explanation is JSON-ready and small, for it is stored with every decision: what an eligible option was
+ordered by, and the reason of each exclusion with the figures that prove it, models that share them together.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from cp_core.assignment.batch import Batch
 from cp_core.assignment.capacity import Capacity, Shortage
-from cp_core.assignment.eligibility import CODES, ELIGIBLE, context_allowed, context_needed
+from cp_core.assignment.eligibility import CODES
 from cp_core.assignment.options import Option, figure
 from cp_core.quota.account import Unit
 from cp_core.tasks.reasons import Reason
@@ -35,7 +35,7 @@ def facts(batch: Batch, row: int) -> dict[str, Any]:
         "band": {
             "at_least": band.at_least,
             "below": min(higher, default=None),
-            "tiers": [tier.value for tier in band.tiers],
+            "tiers": list(band.tiers),
             "subscription_first": band.subscription_first,
         },
         "domain": task["domain"],
@@ -65,10 +65,7 @@ def considered(batch: Batch, row: int, candidates: list[Candidate], capacity: Ca
     return {
         **facts(batch, row),
         "candidates": [_eligible(batch, row, c.column) for c in candidates if c.shortage is None],
-        "excluded": [
-            *(_short_of_quota(options[c.column], c.shortage) for c in candidates if c.shortage is not None),
-            *_ruled_out(batch, row),
-        ],
+        "excluded": _grouped([*_short_of_quota(batch, candidates), *_ruled_out(batch, row)]),
         "accounts": capacity.standing(touched),
     }
 
@@ -83,54 +80,60 @@ def _eligible(batch: Batch, row: int, column: int) -> dict[str, Any]:
     return {
         "model": option.model.name,
         "funding": option.funding.name,
-        "tier": option.model.tier.value,
+        "tier": option.model.tier,
         "capability": float(batch.capability[row, column]),
         "cost_usd": figure(int(batch.list_price[row, column]), Unit.USD),
     }
 
 
-def _short_of_quota(option: Option, shortage: Shortage) -> dict[str, Any]:
-    return {
-        "model": option.model.name,
-        "funding": option.funding.name,
-        "reason": shortage.reason.value,
-        "account": shortage.account,
-        "needed": figure(shortage.needed, option.funding.unit),
-        "remaining": figure(shortage.remaining, option.funding.unit),
-    }
+def _grouped(exclusions: list[tuple[str, Reason, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """One entry for all models that are excluded for the same reason with the same figures."""
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for model, reason, figures in exclusions:
+        key = (reason, *figures.values())
+        models = groups.setdefault(key, {"reason": reason, **figures, "models": []})["models"]
+        if model not in models:
+            models.append(model)
+    return list(groups.values())
 
 
-def _ruled_out(batch: Batch, row: int) -> Iterator[dict[str, Any]]:
-    """The excluded models; one that two fundings could pay for is named once for each reason."""
-    seen = set()
+def _short_of_quota(
+    batch: Batch, candidates: list[Candidate]
+) -> Iterator[tuple[str, Reason, dict[str, Any]]]:
+    for candidate in candidates:
+        option, shortage = batch.options[candidate.column], candidate.shortage
+        if shortage is None:
+            continue
+        figures: dict[str, Any] = {"funding": option.funding.name, "account": shortage.account}
+        if shortage.reason is Reason.QUOTA_EXHAUSTED:
+            figures["needed"] = figure(shortage.needed, option.funding.unit)
+        yield option.model.name, shortage.reason, figures
+
+
+def _ruled_out(batch: Batch, row: int) -> Iterator[tuple[str, Reason, dict[str, Any]]]:
     for column, code in enumerate(batch.eligible.codes[row].tolist()):
-        model = batch.options[column].model.name
-        if code != ELIGIBLE and (model, code) not in seen:
-            seen.add((model, code))
-            reason = CODES[code]
-            yield {"model": model, "reason": reason, **_figures(batch, row, column, reason)}
+        reason = CODES[code]
+        if reason is not None:
+            yield batch.options[column].model.name, reason, _figures(batch, row, column, reason)
 
 
-def _figures(batch: Batch, row: int, column: int, reason: Reason | None) -> dict[str, Any]:
-    """The numbers that prove an exclusion, where there are any."""
+def _figures(batch: Batch, row: int, column: int, reason: Reason) -> dict[str, Any]:
+    """The numbers that prove an exclusion, where the registry does not say them."""
     option = batch.options[column]
-    match reason:
-        case Reason.TIER_NOT_ALLOWED:
-            return {"tier": option.model.tier.value}
-        case Reason.CONTEXT_TOO_SMALL:
-            needed = float(context_needed(batch.tasks)[row])
-            allowed = float(context_allowed(batch.options, batch.policy)[column])
-            if needed > allowed:
-                return {"needed": round(needed), "allowed": round(allowed)}
-            return {
-                "output_needed": round(batch.records[row]["output_high"]),
-                "output_allowed": option.model.max_output_tokens,
-            }
-        case Reason.QUOTA_TOO_SMALL:
-            unit = option.funding.unit
-            return {
-                "funding": option.funding.name,
-                "needed": figure(int(batch.need[row, column]), unit),
-                "full_window": figure(int(batch.most[column]), unit),
-            }
+    if reason is Reason.CONTEXT_TOO_SMALL:
+        needed = float(batch.context_needed[row])
+        allowed = float(batch.context_allowed[column])
+        if needed > allowed:
+            return {"needed": round(needed), "allowed": round(allowed)}
+        return {
+            "output_needed": round(batch.records[row]["output_high"]),
+            "output_allowed": option.model.max_output_tokens,
+        }
+    if reason is Reason.QUOTA_TOO_SMALL:
+        unit = option.funding.unit
+        return {
+            "funding": option.funding.name,
+            "needed": figure(int(batch.need[row, column]), unit),
+            "full_window": figure(int(batch.most[column]), unit),
+        }
     return {}

@@ -80,7 +80,7 @@ def _lines(explanation: Mapping[str, Any], reason: Reason | None) -> Iterator[st
     if explanation.get("accounts"):
         yield "accounts before the decision:"
         for account, standing in explanation["accounts"].items():
-            yield f"  {account}: {standing['remaining']:,} {standing['unit']} left, {standing['state']}"
+            yield f"  {account}: {_remaining(account, standing['remaining'])} left, {standing['state']}"
 
 
 def _value(explanation: Mapping[str, Any]) -> str:
@@ -108,17 +108,16 @@ def _why(why: Mapping[str, str]) -> str:
 
 def _excluded(excluded: list[Mapping[str, Any]]) -> Iterator[str]:
     by_reason = itemgetter("reason")
-    for reason, pairs in groupby(sorted(excluded, key=by_reason), key=by_reason):
+    for reason, entries in groupby(sorted(excluded, key=by_reason), key=by_reason):
         yield f"  {reason}, {meaning(Reason(reason))}:"
-        for pair in pairs:
-            yield f"    {_pair(pair)}"
+        for entry in entries:
+            figures = ", ".join(
+                f"{name.replace('_', ' ')} {f'{value:,}' if isinstance(value, int | float) else value}"
+                for name, value in entry.items()
+                if name not in ("reason", "models")
+            )
+            yield f"    {', '.join(entry['models'])}" + (f": {figures}" if figures else "")
 
 
-def _pair(pair: Mapping[str, Any]) -> str:
-    figures = ", ".join(
-        f"{name.replace('_', ' ')} {f'{value:,}' if isinstance(value, int | float) else value}"
-        for name, value in pair.items()
-        if name not in ("model", "funding", "reason")
-    )
-    paid = f" ({pair['funding']})" if "funding" in pair else ""
-    return f"{pair['model']}{paid}" + (f": {figures}" if figures else "")
+def _remaining(account: str, remaining: float) -> str:
+    return f"${remaining:,.2f}" if account.startswith("budget/") else f"{remaining:,} tokens"

@@ -99,7 +99,7 @@ def from_smallest_units(amount: int, unit: Unit) -> Decimal:
 
 def figure(amount: int, unit: Unit) -> int | float:
     """Whole smallest units as a number for people: tokens, or US dollars."""
-    return amount if unit is Unit.TOKENS else float(from_smallest_units(amount, unit))
+    return amount if unit is Unit.TOKENS else amount / 10 ** _DECIMAL_PLACES[unit]
 
 
 def _nanodollars_per_token(prices: list[Decimal]) -> NDArray[np.float64]:

@@ -129,8 +129,8 @@ def _storable(value: str) -> str:
 
 Identifier = Annotated[
     str,
-    BeforeValidator(_number_as_text),
     StringConstraints(strip_whitespace=True, min_length=1, max_length=ID_CHARACTERS),
+    BeforeValidator(_number_as_text),
     AfterValidator(_visible),
 ]
 Title = Annotated[

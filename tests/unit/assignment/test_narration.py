@@ -37,13 +37,11 @@ def test_an_assignment_says_what_was_possible_what_was_not_and_why_the_first_won
         "  FAILED_BEFORE, it failed at this task, and would again:",
         "    argon",
         "  TIER_NOT_ALLOWED, the band does not allow its tier:",
-        "    haiku: tier budget",
-        "    luna: tier budget",
-        "    terra: tier mid-range",
+        "    haiku, luna, terra",
         "accounts before the decision:",
         "  claude-max/5-hour: 1,000,000 tokens left, FULL",
         "  claude-max/weekly: 4,000,000 tokens left, FULL",
-        "  budget/api: 100.0 usd left, FULL",
+        "  budget/api: $100.00 left, FULL",
     ]
 
 
@@ -55,11 +53,10 @@ def test_a_deferral_says_which_account_lacks_how_much():
         "the tiers of its band have no quota left for it; another tier has" in words
     )
     assert "  QUOTA_EXHAUSTED, less remains than the task needs:" in words
-    assert (
-        "    opus (subscription:claude-max): account claude-max/5-hour, needed 22,000, remaining 21,000"
-        in words
-    )
-    assert "    astra (budget:api): account budget/api, needed 0.3, remaining 0.1" in words
+    assert "    opus: funding subscription:claude-max, account claude-max/5-hour, needed 22,000" in words
+    assert "    astra: funding budget:api, account budget/api, needed 0.3" in words
+    assert "  claude-max/5-hour: 21,000 tokens left, CRITICAL" in words
+    assert "  budget/api: $0.10 left, CRITICAL" in words
 
 
 def test_a_task_that_waits_names_what_it_waits_for():

@@ -154,13 +154,12 @@ def test_quota_that_is_kept_for_critical_tasks_defers_and_says_so():
     (decision,) = decide(task(value_score=65), five_hour=400_000, api=40)
     assert (decision.outcome, decision.reason) == (Outcome.DEFERRED, Reason.QUOTA_KEPT_FOR_CRITICAL)
     assert {
-        "model": "sonnet",
-        "funding": "subscription:claude-max",
         "reason": "QUOTA_KEPT_FOR_CRITICAL",
+        "funding": "subscription:claude-max",
         "account": "claude-max/5-hour",
-        "needed": 22_000,
-        "remaining": 400_000,
+        "models": ["sonnet"],
     } in decision.explanation["excluded"]
+    assert decision.explanation["accounts"]["claude-max/5-hour"] == {"remaining": 400_000, "state": "LOW"}
 
 
 def test_without_quota_in_any_tier_the_task_is_deferred():
@@ -173,11 +172,11 @@ def test_a_task_that_a_full_window_cannot_pay_is_rejected_because_waiting_does_n
     (decision,) = decide(task(value_score=95, input_mean=1_000_000.0), models=models)
     assert (decision.outcome, decision.reason) == (Outcome.REJECTED, Reason.NO_ELIGIBLE_PLAN)
     assert {
-        "model": "opus",
         "reason": "QUOTA_TOO_SMALL",
         "funding": "subscription:claude-max",
         "needed": 1_002_000,
         "full_window": 1_000_000,
+        "models": ["opus"],
     } in decision.explanation["excluded"]
 
 
@@ -202,10 +201,10 @@ def test_a_task_that_a_full_window_cannot_pay_is_rejected_because_waiting_does_n
 def test_a_task_that_no_model_can_be_given_is_rejected_with_the_reason_of_each(change, reason, figures):
     (decision,) = decide(task(value_score=20, **change))
     assert (decision.outcome, decision.reason) == (Outcome.REJECTED, Reason.NO_ELIGIBLE_PLAN)
-    excluded = {pair["model"]: pair for pair in decision.explanation["excluded"]}
-    assert excluded["luna"] == {"model": "luna", "reason": reason, **figures}
-    assert excluded["opus"] == {"model": "opus", "reason": "TIER_NOT_ALLOWED", "tier": "premium"}
-    assert set(excluded) == set(MODELS)
+    assert decision.explanation["excluded"] == [
+        {"reason": "TIER_NOT_ALLOWED", "models": ["argon", "astra", "opus", "sonnet", "terra"]},
+        {"reason": reason, **figures, "models": ["haiku", "luna"]},
+    ]
 
 
 def test_the_context_just_fits():
@@ -218,12 +217,9 @@ def test_a_disabled_model_and_one_without_capability_are_never_given():
         haiku={"enabled": False}, luna={"capability": {**MODELS["luna"]["capability"], "backend": 0}}
     )
     (decision,) = decide(task(value_score=20), models=models)
-    reasons = {pair["model"]: pair["reason"] for pair in decision.explanation["excluded"]}
-    assert (decision.outcome, reasons["haiku"], reasons["luna"]) == (
-        Outcome.REJECTED,
-        "MODEL_DISABLED",
-        "CAPABILITY_MISSING",
-    )
+    assert decision.outcome is Outcome.REJECTED
+    assert {"reason": "MODEL_DISABLED", "models": ["haiku"]} in decision.explanation["excluded"]
+    assert {"reason": "CAPABILITY_MISSING", "models": ["luna"]} in decision.explanation["excluded"]
 
 
 def test_an_open_breaker_turns_to_the_next_model_and_defers_when_there_is_none():

@@ -19,6 +19,7 @@ from cp_core.assignment.tiered import assign_tiered
 from cp_core.models.registry import Funding, Model, ModelRegistry
 from cp_core.quota.account import Account
 from cp_core.scoring.config import Domain
+from cp_core.tasks.reasons import Reason
 
 POLICY = AssignmentPolicy()
 WRITTEN_TIERS = [
@@ -136,11 +137,10 @@ def test_every_model_is_either_possible_or_excluded_for_a_reason(situation):
     rows, models, held = situation
     for decision in decide(rows, models, held):
         if "excluded" in decision.explanation:
-            named = decision.explanation["candidates"] + decision.explanation["excluded"]
-            assert {pair["model"] for pair in named} == {
-                name for name in models.models if models.fundings(name)
-            }
-            assert all(pair["reason"] for pair in decision.explanation["excluded"])
+            possible = {pair["model"] for pair in decision.explanation["candidates"]}
+            excluded = {model for entry in decision.explanation["excluded"] for model in entry["models"]}
+            assert possible | excluded == {name for name in models.models if models.fundings(name)}
+            assert all(Reason(entry["reason"]) for entry in decision.explanation["excluded"])
         json.dumps(decision.explanation)
 
 
