@@ -21,7 +21,7 @@ from cp_core.assignment.eligibility import (
 )
 from cp_core.assignment.options import Options
 from cp_core.assignment.policy import AssignmentPolicy, Band
-from cp_core.models.registry import ModelRegistry, Tier
+from cp_core.models.registry import Tier
 from cp_core.tasks.reasons import Reason
 
 NOT_ALLOWED = len(Tier)
@@ -66,7 +66,7 @@ class Batch:
 
 def prepare(
     tasks: pd.DataFrame,
-    registry: ModelRegistry,
+    options: Options,
     capacity: Capacity,
     policy: AssignmentPolicy,
     *,
@@ -76,10 +76,9 @@ def prepare(
     """Set a round up. For the columns of `tasks` see `tiered.assign_tiered`.
 
     Raises:
-        LookupError: the registry names an account that `capacity` does not have.
+        LookupError: an option names an account that `capacity` does not have.
     """
     tasks = _in_value_order(tasks)
-    options = Options(registry)
     bands = _band_numbers(tasks["value_score"], policy.bands)
     tier_position = _tier_positions(policy.bands)[bands][:, options.tier]
     capability = options.capability(tasks["domain"])

@@ -23,6 +23,9 @@ class Band(BaseModel):
     subscription_first: bool = Field(
         default=False, description="A prepaid model goes before a preferred tier that costs money."
     )
+    required_success: float = Field(
+        default=0.5, ge=0, le=1, description="Success asked of a plan by minimize_cost and fastest."
+    )
     defer: bool = Field(default=False, description="Assign nothing: such tasks wait for another policy.")
 
     @model_validator(mode="after")
@@ -58,11 +61,11 @@ class AssignmentPolicy(BaseModel):
 
     strategy: Literal["tiered"] = "tiered"
     bands: tuple[Band, ...] = (
-        Band(at_least=90, tiers=(Tier.PREMIUM,)),
-        Band(at_least=75, tiers=(Tier.PREMIUM, Tier.MID_PREMIUM), subscription_first=True),
-        Band(at_least=60, tiers=(Tier.MID_PREMIUM, Tier.MID_RANGE)),
+        Band(at_least=90, tiers=(Tier.PREMIUM,), required_success=0.85),
+        Band(at_least=75, tiers=(Tier.PREMIUM, Tier.MID_PREMIUM), subscription_first=True, required_success=0.75),
+        Band(at_least=60, tiers=(Tier.MID_PREMIUM, Tier.MID_RANGE), required_success=0.65),
         Band(at_least=40, tiers=(Tier.MID_RANGE, Tier.BUDGET)),
-        Band(at_least=0, tiers=(Tier.BUDGET,)),
+        Band(at_least=0, tiers=(Tier.BUDGET,), required_success=0.3),
     )
     family_preference: FamilyPreference | None = FamilyPreference()
     kept_quota: KeptQuota = KeptQuota()

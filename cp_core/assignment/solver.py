@@ -39,6 +39,7 @@ _SAMPLE_STEPS = 60
 _FULL_STEPS = 60
 _FULL_STEPS_AFTER_SAMPLE = 8
 _DUAL_TOLERANCE = 1e-8  # relative; the least step of the dual value that is still worth a look
+_TIE_BREAK = 1e-4
 _MOVES_A_ROUND = 64
 _CORE_PER_ACCOUNT = 40  # closest decisions that rounding looks at again, per account
 
@@ -145,13 +146,16 @@ def solve(problem: Problem, *, seed: int, start: Doubles | None = None, threads:
     """
     priced = np.isfinite(problem.capacity) & (problem.capacity > 0) & (problem.draws > 0).any(axis=0)
     reduced = _over_accounts(_without_pairs_that_never_fit(problem), priced)
+    rng = np.random.default_rng(seed)
     prices = np.zeros(len(problem.capacity)) if start is None else np.array(start, dtype=np.float64)
-    with _Dual(reduced, threads) as dual:
+    with _Dual(_without_ties(reduced, rng), threads) as dual:
         found, steps = prices[priced], _FULL_STEPS
         if problem.tasks > 2 * _SAMPLE:
-            found, steps = _prices_of_sample(reduced, found, seed), _FULL_STEPS_AFTER_SAMPLE
-        found, bound = _minimise(dual, found, steps)
+            found, steps = _prices_of_sample(dual.problem, found, rng), _FULL_STEPS_AFTER_SAMPLE
+        found = _minimise(dual, found, steps)
         choice = _round(dual, found)
+    with _Dual(reduced, threads) as true:
+        bound = true.look(found).bound
     prices[priced], prices[~priced] = found, 0.0
     objective = problem.worth_of(choice)
     return Solution(
@@ -248,8 +252,8 @@ class _Dual:
         return best - second
 
 
-def _minimise(dual: _Dual, prices: Doubles, steps: int) -> tuple[Doubles, float]:
-    """Prices of the least dual value found within `steps` looks, and that value.
+def _minimise(dual: _Dual, prices: Doubles, steps: int) -> Doubles:
+    """Prices of the least dual value found within `steps` looks.
 
     Each price is scaled by its account's capacity, so that a step means as much for tokens as for dollars.
     """
@@ -257,7 +261,7 @@ def _minimise(dual: _Dual, prices: Doubles, steps: int) -> tuple[Doubles, float]
     best_prices, best = prices, dual.look(prices).bound
     scale = best
     if not len(capacity) or scale <= 0:
-        return best_prices, best
+        return best_prices
 
     def value_and_slope(scaled: Doubles) -> tuple[float, Doubles]:
         nonlocal best_prices, best
@@ -275,12 +279,12 @@ def _minimise(dual: _Dual, prices: Doubles, steps: int) -> tuple[Doubles, float]
         bounds=[(0.0, None)] * len(capacity),
         options={"maxfun": steps, "maxiter": steps, "ftol": _DUAL_TOLERANCE, "gtol": 0.0, "maxcor": 20},
     )
-    return best_prices, best
+    return best_prices
 
 
-def _prices_of_sample(problem: Problem, prices: Doubles, seed: int) -> Doubles:
+def _prices_of_sample(problem: Problem, prices: Doubles, rng: np.random.Generator) -> Doubles:
     """Prices of a random sample of tasks that shares the capacity in proportion."""
-    drawn = np.sort(np.random.default_rng(seed).choice(problem.tasks, _SAMPLE, replace=False))
+    drawn = np.sort(rng.choice(problem.tasks, _SAMPLE, replace=False))
     sample = Problem(
         values=np.ascontiguousarray(problem.values[:, drawn]),
         charges=np.ascontiguousarray(problem.charges[:, drawn]),
@@ -288,7 +292,7 @@ def _prices_of_sample(problem: Problem, prices: Doubles, seed: int) -> Doubles:
         draws=problem.draws,
         capacity=problem.capacity * (_SAMPLE / problem.tasks),
     )
-    return _minimise(_Dual(sample, threads=1), prices, _SAMPLE_STEPS)[0]
+    return _minimise(_Dual(sample, threads=1), prices, _SAMPLE_STEPS)
 
 
 def _without_pairs_that_never_fit(problem: Problem) -> Problem:
@@ -305,6 +309,18 @@ def _without_pairs_that_never_fit(problem: Problem) -> Problem:
     for charge, plan in enumerate(problem.charge_plan):
         values[plan, too_large[charge]] = -np.inf
     return replace(problem, values=values)
+
+
+def _without_ties(problem: Problem, rng: np.random.Generator) -> Problem:
+    """The problem with each value lowered by a random share of at most `_TIE_BREAK`.
+
+    Plans that are worth the same to many tasks would change hands all at once as prices move, and no price would share
+    the accounts between them.
+    """
+    shares = rng.random(problem.values.shape, dtype=np.float32)
+    shares *= -_TIE_BREAK
+    shares += 1
+    return replace(problem, values=problem.values * shares)
 
 
 def _over_accounts(problem: Problem, kept: NDArray[np.bool_]) -> Problem:

@@ -32,7 +32,7 @@ from cp_core.assignment.capacity import Capacity, Shortage
 from cp_core.assignment.decision import Decision, Outcome, Stage
 from cp_core.assignment.eligibility import CODES, ELIGIBLE
 from cp_core.assignment.explain import Candidate
-from cp_core.assignment.options import from_smallest_units
+from cp_core.assignment.options import Options, from_smallest_units
 from cp_core.assignment.policy import AssignmentPolicy
 from cp_core.models.registry import ModelRegistry
 from cp_core.quota.account import Account, Unit
@@ -69,7 +69,7 @@ def assign_tiered(
     if tasks.empty:
         return []
     capacity = Capacity(accounts)
-    batch = prepare(tasks, registry, capacity, policy, now=now, open_breakers=open_breakers)
+    batch = prepare(tasks, Options(registry), capacity, policy, now=now, open_breakers=open_breakers)
     serving = _Serving(batch, capacity)
     return [serving.decide(row) for row in range(len(tasks))]
 

@@ -89,7 +89,9 @@ class SizeRules(_Section):
     most_stated_files: int = Field(ge=1, description="a larger number in the text is no size of a change")
     most_stated_lines: int = Field(ge=1)
     default_files: int = Field(ge=1, description="files of a task whose text says nothing")
-    feature_files: int = Field(ge=1, description="files of a task whose title has one of feature_words")
+    feature_files: int = Field(
+        ge=1, description="files of a task whose title starts with one of feature_words"
+    )
     feature_words: tuple[Phrase, ...]
     large_files: int = Field(ge=1, description="files of a task that only the highly complex words describe")
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +51,14 @@ def domains_of(
     by_label = _lookup(rules.rules, lambda rule: rule.labels)
     by_path_word = _lookup(rules.rules, lambda rule: rule.path_words)
     by_workspace_word = _lookup(rules.rules, lambda rule: rule.workspace_words)
+
+    @cache
+    def of_path(path: str) -> Domain | None:
+        return _first(_BETWEEN_WORDS.split(path), by_path_word)
+
     named = [
         labels.map(lambda own: _index(_first(own, by_label)), np.intp),
-        paths.map(lambda own: _index(_of_paths(own, by_path_word)), np.intp),
+        paths.map(lambda own: _index(_of_paths(map(of_path, own))), np.intp),
         workspaces.map(lambda name: _index(_of_workspace(name, by_workspace_word)), np.intp),
         np.full(len(labels.codes), DOMAINS.index(rules.default)),
     ]
@@ -80,12 +86,12 @@ def _first(keys: Iterable[str], lookup: Mapping[str, Domain]) -> Domain | None:
     return next((domain for domain in PRECEDENCE if domain in named), None)
 
 
-def _of_paths(paths: tuple[str, ...], lookup: Mapping[str, Domain]) -> Domain | None:
+def _of_paths(domains: Iterable[Domain | None]) -> Domain | None:
     """The area that most paths name; documentation or testing only where no path names an area.
 
     A change in `src/` often brings its tests and its page of documentation along.
     """
-    named = [domain for path in paths if (domain := _first(_BETWEEN_WORDS.split(path), lookup))]
+    named = [domain for domain in domains if domain]
     areas = [domain for domain in named if domain in _AREAS] or named
     return max(PRECEDENCE, key=areas.count) if areas else None
 

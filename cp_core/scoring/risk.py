@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,20 +28,16 @@ def risks_of(
     by_file_word = {word: RISKS.index(risk) for risk in RISKS for word in rules.rules[risk].file_words}
 
     def of_labels(own: frozenset[str]) -> int:
-        return min((by_label[key] for key in own if key in by_label), default=_NONE)
+        return min((by_label[label] for label in own if label in by_label), default=_NONE)
 
-    def of_paths(own: tuple[str, ...]) -> int:
-        named = (
-            risk
-            for path in own
-            for risk in _of_path(path, by_folder, by_file_word, rules.meaningless_folders)
-        )
-        return min(named, default=_NONE)
+    @cache
+    def of_path(path: str) -> int:
+        return min(_of_path(path, by_folder, by_file_word, rules.meaningless_folders), default=_NONE)
 
     by_phrase = [text.mentions(rules.rules[risk].phrases) for risk in RISKS]
     named = [
         labels.map(of_labels, np.intp),
-        text.paths.map(of_paths, np.intp),
+        text.paths.map(lambda own: min(map(of_path, own), default=_NONE), np.intp),
         np.select(by_phrase, list(range(len(RISKS))), _NONE),
     ]
     default = RISKS.index(rules.default)

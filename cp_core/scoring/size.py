@@ -74,6 +74,6 @@ def sizes_of(
 
 def _files_by_text(text: TextReading, large: NDArray[np.bool_], rules: SizeRules) -> NDArray[np.int64]:
     """Files of a task that neither gives nor states a number: those it names, else what its words suggest."""
-    feature = text.mentions(rules.feature_words, title_only=True)
+    feature = text.mentions(rules.feature_words, opening=True)
     by_words = np.select([large, feature], [rules.large_files, rules.feature_files], rules.default_files)
     return np.where(text.named_files > 0, text.named_files, by_words)

@@ -30,6 +30,7 @@ _NUMBER_BEFORE = re.compile(  # "15+ ", "1,500 ", "2k ", "three new ", "one-"
 )
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _FENCE = "```"
+_ADDRESS = re.compile(r"://\S*")
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,19 @@ class TextReading:
     _phrases: list[str]
     _mention_row: NDArray[np.intp]
     _mention_phrase: NDArray[np.intp]
-    _mention_in_title: NDArray[np.bool_]
+    _mention_opens: NDArray[np.bool_]
 
-    def mentions(self, phrases: Iterable[str], *, title_only: bool = False) -> NDArray[np.bool_]:
-        """Whether a row's title or the lead of its description holds one of `phrases`, not negated."""
+    def mentions(self, phrases: Iterable[str], *, opening: bool = False) -> NDArray[np.bool_]:
+        """Whether a row's title or the lead of its description holds one of `phrases`, not negated.
+
+        With `opening`, only as the first words of the title.
+        """
         wanted = frozenset(phrases)
         counts = np.array([phrase in wanted for phrase in self._phrases], dtype=np.bool_)[
             self._mention_phrase
         ]
-        if title_only:
-            counts &= self._mention_in_title
+        if opening:
+            counts &= self._mention_opens
         mentioned = np.zeros(len(self.named_files), dtype=np.bool_)
         mentioned[self._mention_row[counts]] = True
         return mentioned
@@ -113,7 +117,7 @@ class _Reader:
     def read(self, first_row: int, titles: Sequence[str], descriptions: Sequence[str]) -> None:
         """Read the rows from `first_row` on."""
         prose = [
-            self._without_code(first_row + at, text) if _FENCE in text or "<!--" in text else text
+            self._prose(first_row + at, text) if _FENCE in text or "<!--" in text or "://" in text else text
             for at, text in enumerate(descriptions)
         ]
         leads = [encode(f"{title}\n{text[: self._lead]}") for title, text in zip(titles, prose, strict=True)]
@@ -124,34 +128,35 @@ class _Reader:
             ]
         )
         words = _Words.of(buffer, self._vocabulary)
-        self._find_phrases(first_row, words, titles, leads)
+        self._find_phrases(first_row, words, leads)
         self._find_sizes(first_row, words)
         self._find_paths(first_row, words)
 
     def reading(self) -> TextReading:
         """What all the rows say."""
-        paths = Distinct.of(self._row_paths)
-        rows, phrases, in_title = zip(*self._mentions, strict=True)
+        paths = Distinct.of(self._row_paths).regroup(lambda own: tuple(dict.fromkeys(own)))
+        rows, phrases, opens = zip(*self._mentions, strict=True)
         return TextReading(
             paths=paths,
-            named_files=paths.map(lambda own: sum(map(self._paths.is_file, own)), np.int64),
+            named_files=paths.map(self._paths.count_files, np.int64),
             stated_files=self._stated_files,
             stated_lines=self._stated_lines,
             _phrases=self._phrases,
             _mention_row=np.concatenate(rows),
             _mention_phrase=np.concatenate(phrases),
-            _mention_in_title=np.concatenate(in_title),
+            _mention_opens=np.concatenate(opens),
         )
 
-    def _without_code(self, row: int, text: str) -> str:
-        """`text` without comments and code fences. A diff among these states the size of the row."""
-        blocks = _COMMENT.sub(" ", text).split(_FENCE)  # prose and code by turns
-        self._stated_files[row], self._stated_lines[row] = _size_of_diffs(blocks[1::2])
-        return " ".join(blocks[::2])
+    def _prose(self, row: int, text: str) -> str:
+        """`text` without comments, code fences and web addresses. A diff among these states the size of the row."""
+        if "<!--" in text:
+            text = _COMMENT.sub(" ", text)
+        blocks = text.split(_FENCE)  # prose and code by turns
+        if len(blocks) > 1:
+            self._stated_files[row], self._stated_lines[row] = _size_of_diffs(blocks[1::2])
+        return _ADDRESS.sub(" ", " ".join(blocks[::2]))
 
-    def _find_phrases(
-        self, first_row: int, words: _Words, titles: Sequence[str], leads: Sequence[bytes]
-    ) -> None:
+    def _find_phrases(self, first_row: int, words: _Words, leads: Sequence[bytes]) -> None:
         """Note which phrase stands where, unless it is negated or part of a name."""
         at = words.hits[~words.in_a_name(words.hits) & self._starts_a_phrase[words.numbers[words.hits]]]
         text = words.text(at)
@@ -160,20 +165,14 @@ class _Reader:
             negated |= self._is_negation[words.numbers_beside(at, -back, text)]
         in_lead = words.starts[at] < (words.buffer.starts + np.fromiter(map(len, leads), np.int64))[text]
         at, text = at[in_lead & ~negated], text[in_lead & ~negated]
-        title_ends = words.buffer.starts + np.fromiter((len(encode(title)) for title in titles), np.int64)
+        opens = words.starts[at - 1] < words.buffer.starts[text]
         for index, (first, *rest) in enumerate(self._phrase_numbers):
             found = words.numbers[at] == first
             for ahead, number in enumerate(rest, start=1):
                 found &= words.numbers_beside(at, ahead, text) == number
             if found.any():
-                rows = text[found]
-                self._mentions.append(
-                    (
-                        first_row + rows,
-                        np.full(len(rows), index),
-                        words.starts[at[found]] < title_ends[rows],
-                    )
-                )
+                rows = first_row + text[found]
+                self._mentions.append((rows, np.full(len(rows), index), opens[found]))
 
     def _find_sizes(self, first_row: int, words: _Words) -> None:
         """Note the largest number of files and of lines that each text states."""
@@ -183,19 +182,20 @@ class _Reader:
         for back in (1, 2):  # "two files", "two new files"
             numbered |= self._is_number_word[words.numbers_beside(at, -back, text)]
             numbered |= words.starts_with_digit(at - back)
-        for word, row in zip(at[numbered].tolist(), text[numbered].tolist(), strict=True):
-            start = int(words.starts[word])
-            before = words.buffer.raw[max(int(words.buffer.starts[row]), start - _REACH_OF_A_NUMBER) : start]
-            if stated := _NUMBER_BEFORE.search(before.lower()):
-                is_file = self._is_file_unit[words.numbers[word]]
-                column, most = (
-                    (self._stated_files, self._size.most_stated_files)
-                    if is_file
-                    else (self._stated_lines, self._size.most_stated_lines)
-                )
-                number = _number(stated[1].decode())
-                if number <= most:
-                    column[first_row + row] = np.fmax(column[first_row + row], number)
+        at, text = at[numbered], text[numbered]
+        starts = words.starts[at]
+        first = np.maximum(words.buffer.starts[text], starts - _REACH_OF_A_NUMBER)
+        spans = zip(first.tolist(), starts.tolist(), strict=True)
+        sizes = np.array(
+            [_number_before(words.buffer.raw[start:end]) for start, end in spans], dtype=np.float64
+        )
+        is_file = self._is_file_unit[words.numbers[at]]
+        for column, counts, most in (
+            (self._stated_files, is_file, self._size.most_stated_files),
+            (self._stated_lines, ~is_file, self._size.most_stated_lines),
+        ):
+            counts &= sizes <= most
+            np.fmax.at(column, first_row + text[counts], sizes[counts])
 
     def _find_paths(self, first_row: int, words: _Words) -> None:
         """Note the paths that each text names, in order of appearance."""
@@ -278,7 +278,11 @@ class _PathNames(dict[bytes, tuple[str, ...]]):
         self[run] = tuple(path for path in paths if self._is_path(path))
         return self[run]
 
-    def is_file(self, path: str) -> bool:
+    def count_files(self, paths: tuple[str, ...]) -> int:
+        """How many files are among `paths`. Those of the same name count once: `a.py`, `src/a.py`, `b/src/a.py`."""
+        return len({path.rpartition("/")[2] for path in paths if self._is_file(path)})
+
+    def _is_file(self, path: str) -> bool:
         """Whether a path ends in a file: a known extension, or a known name without one."""
         name = path.rpartition("/")[2]
         return name in self._file_names or ("." in name and name.rpartition(".")[2] in self._extensions)
@@ -287,7 +291,7 @@ class _PathNames(dict[bytes, tuple[str, ...]]):
         if path in self._no_paths:
             return False
         if "/" not in path:
-            return self.is_file(path)
+            return self._is_file(path)
         root, *folders = path.split("/")
         is_address = "." in root.lstrip(".")  # github.com/owner/name
         return (
@@ -319,11 +323,14 @@ def _size_of_diffs(blocks: list[str]) -> tuple[float, float]:
     return len(files) or math.nan, changed or math.nan
 
 
-def _number(amount: str) -> float:
-    """The whole number that `amount` writes; NaN for anything else, such as a version."""
+def _number_before(text: bytes) -> float:
+    """The whole number that ends `text`, with at most a word behind it; NaN where there is none."""
+    stated = _NUMBER_BEFORE.search(text.lower())
+    if stated is None:
+        return math.nan
+    amount = stated[1].decode().replace(",", "")
     if amount in _NUMBER_WORDS:
         return _NUMBER_WORDS[amount]
-    plain = amount.replace(",", "")
-    if plain.endswith("k") and plain.count(".") <= 1:
-        return float(plain[:-1]) * 1000
-    return float(plain) if plain.isdecimal() else math.nan
+    if amount.endswith("k") and amount.count(".") <= 1:
+        return float(amount[:-1]) * 1000
+    return float(amount) if amount.isdecimal() else math.nan
