@@ -91,9 +91,7 @@ def _measure(
     database.close()
 
 
-def _run(
-    write: Callable[[str, int, float], int], url: str, batch: int, writers: int
-) -> tuple[int, float]:
+def _run(write: Callable[[str, int, float], int], url: str, batch: int, writers: int) -> tuple[int, float]:
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(writers + 1)
     answers: Any = context.SimpleQueue()

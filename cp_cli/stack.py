@@ -166,7 +166,7 @@ class Stack:
         error = api.load_error()
         api.close()
         if error:
-            raise UserError(f"Dagster cannot load the platform: {error.strip()}\nMore in {self.logs}")
+            raise UserError(f"Dagster cannot load the platform: {error}\nMore in {self.logs}")
 
     def _environment(self, url: str, dagster_url: str) -> dict[str, str]:
         """What every process of the platform must know, and what may call home switched off."""

@@ -340,8 +340,11 @@ def take_file(path: Path, store: TaskStore, inbox: Path) -> IntakeReport | None:
         What came of it; None when another process has the file.
 
     Raises:
+        UnusableFileError: it is a symbolic link, which is left where it is.
         IntakeStoppedError: the database was lost; the file stays in taking/.
     """
+    if path.is_symlink():
+        raise UnusableFileError(f"{path} is a symbolic link: put the file itself into the inbox")
     for folder in (_TAKING, _DONE, _REJECTED):
         (inbox / folder).mkdir(parents=True, exist_ok=True)
     claimed = path if path.parent == inbox / _TAKING else _claim(path, inbox)
@@ -393,6 +396,9 @@ def _locked(path: Path) -> Iterator[bool]:
     """Tell whether this process may take a claimed file. The lock goes when the process does."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except PermissionError:
+        yield True  # reading it will say so
+        return
     except OSError:
         yield False
         return
@@ -406,5 +412,8 @@ def _locked(path: Path) -> Iterator[bool]:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UnusableFileError(f"cannot read {path}: {error.strerror}") from None

@@ -36,7 +36,6 @@ from cp_resources.executions import ClaimedTask, ExecutionStore, Finished, OpenT
 from cp_resources.ledger import Ledger
 from cp_resources.log import logger
 from cp_resources.providers.endpoint import require_keys
-from cp_resources.providers.transport import http_client
 from cp_resources.settings import Settings
 from cp_resources.worker_kinds import WorkerKind
 from cp_resources.worker_kinds.chat import ChatWorker
@@ -141,10 +140,8 @@ def drain(
     store = ExecutionStore(database, ledger, configuration)
 
     async def work() -> tuple[DrainSummary, int | None]:
-        async with http_client(
-            configuration.policies.execution, through_proxy=settings.simulator_url is None
-        ) as http:
-            kind = ChatWorker(http, configuration.registry, configuration.policies.execution, settings)
+        policy = configuration.policies.execution
+        async with ChatWorker(configuration.registry, policy, settings) as kind:
             owner = f"{worker_name}-{uuid4().hex[:8]}"
             worker = _Drain(store, kind, configuration, day, owner, run_id, on_progress, assign_again)
             with worker.stopped_by_signals():
@@ -182,7 +179,7 @@ class _Drain:
     def __init__(
         self,
         store: ExecutionStore,
-        kind: ChatWorker,
+        kind: WorkerKind,
         configuration: Configuration,
         day: date,
         owner: str,
@@ -192,8 +189,7 @@ class _Drain:
     ) -> None:
         self.stop_signal: int | None = None
         self._store = store
-        self._kind: WorkerKind = kind
-        self._reachable = kind.providers
+        self._kind = kind
         self._registry = configuration.registry
         self._policy = configuration.policies.execution
         self._day = day
@@ -205,7 +201,7 @@ class _Drain:
         self._limits = {
             model.name: model.max_concurrency
             for model in self._registry.models.values()
-            if model.enabled and model.provider in self._reachable
+            if model.enabled and model.provider in kind.providers
         }
         self._slots = {model: asyncio.Semaphore(limit) for model, limit in self._limits.items()}
         self._all_slots = asyncio.Semaphore(self._policy.concurrency)
@@ -262,9 +258,7 @@ class _Drain:
         self._changed.set()
 
     async def _claim_until_done(self, ends_at: float) -> Ended:
-        require_keys(
-            await self._call(self._store.assigned_models, self._day), self._registry, self._reachable
-        )
+        await self._require_keys()
         while self.stop_signal is None:
             left = ends_at - time.monotonic()
             if left <= 0:
@@ -279,11 +273,16 @@ class _Drain:
                 open_tasks = await self._call(self._store.open_tasks, self._day)
                 if not open_tasks:
                     return Ended.DRAINED
+                await self._require_keys()  # what was assigned meanwhile may need another provider
                 pause = self._pause(open_tasks)
                 if pause is None or pause > left:
                     return Ended.WAITING
                 await self._wait(pause)
         return Ended.STOPPED
+
+    async def _require_keys(self) -> None:
+        waiting = await self._call(self._store.assigned_models, self._day)
+        require_keys(waiting, self._registry, self._kind.providers)
 
     def _pause(self, open_tasks: Mapping[TaskState, OpenTasks]) -> float | None:
         """Seconds after which an idle worker has something to do; None when that is not to be expected."""
@@ -325,9 +324,6 @@ class _Drain:
         if TaskState.QUEUED in open_tasks or due:
             self._may_assign = False
             await asyncio.to_thread(self._assign_again)
-            require_keys(
-                await self._call(self._store.assigned_models, self._day), self._registry, self._reachable
-            )
 
     async def _claim(self) -> int:
         """Claim what there is room for, and begin on it; return how many tasks."""

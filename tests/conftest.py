@@ -29,28 +29,27 @@ TEMPLATE = "migrated"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the folder of the session's server, once; xdist's workers inherit its name."""
+    """Name the folder of the session's server, once; xdist's workers inherit the name."""
     for name in [name for name in os.environ if name.startswith("CP_")]:
         if name in (SESSION_HOME, SHARED_DATA):
             continue
         del os.environ[name]  # the settings of whoever runs the tests are not the tests' settings
     if not hasattr(config, "workerinput"):
-        home = Path(tempfile.mkdtemp(prefix="control-panel-tests-"))
-        home.chmod(0o755)  # under root the server runs as another account
-        os.environ[SESSION_HOME] = str(home)
+        os.environ[SESSION_HOME] = str(Path(tempfile.gettempdir()) / f"control-panel-tests-{uuid4().hex}")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the session's server, even when a worker was killed."""
     if not hasattr(config, "workerinput"):
         home = Path(os.environ.pop(SESSION_HOME))
-        forget(home)
-        shutil.rmtree(home)
+        if home.exists():
+            forget(home)
+            shutil.rmtree(home)
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
-    """Find a file of real data beside the project, or in CP_SHARED_DATA; skip the test where it is missing."""
+    """Find a file of real data beside the project or in CP_SHARED_DATA; without it the test is skipped."""
     folder = Path(os.environ.get(SHARED_DATA, SHARED_DATA_DEFAULT))
 
     def find(name: str) -> Path:
@@ -68,6 +67,7 @@ def shared_data() -> Callable[[str], Path]:
 def postgres_server() -> Iterator[EmbeddedPostgres]:
     """The session's PostgreSQL server, with a migrated template database."""
     home = Path(os.environ[SESSION_HOME])
+    home.mkdir(mode=0o755, exist_ok=True)
     with EmbeddedPostgres(home) as server:
         with (home / "template.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

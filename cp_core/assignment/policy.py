@@ -88,7 +88,7 @@ class AssignmentPolicy(BaseModel):
         default=300, ge=1, description="When a task that could not be assigned is looked at again."
     )
     dependency_seconds: float = Field(
-        default=5, ge=1, description="The same for a task that waits for another one, at first."
+        default=2, ge=1, description="The same for a task that waits for another one, at first."
     )
 
     def wait_seconds(self, reason: Reason, waited_seconds: float) -> float:

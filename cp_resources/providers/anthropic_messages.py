@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
 from pydantic import BaseModel, ValidationError
 
 from cp_core.execution.cost import MalformedUsageError, parse_usage
@@ -15,7 +14,7 @@ from cp_core.execution.failures import finish_reason
 from cp_core.execution.policy import ExecutionPolicy
 from cp_core.models.registry import Wire
 from cp_resources.providers.endpoint import Endpoint
-from cp_resources.providers.transport import Answer, malformed, post_json, wrong_fields
+from cp_resources.providers.transport import Answer, Connections, malformed, post_json, wrong_fields
 from cp_resources.providers.wire import ChatRequest, Completion
 
 API_VERSION = "2023-06-01"
@@ -35,8 +34,8 @@ class _Message(BaseModel):
 class AnthropicMessagesClient:
     """Messages of one provider."""
 
-    def __init__(self, http: httpx.AsyncClient, endpoint: Endpoint, policy: ExecutionPolicy) -> None:
-        self._http = http
+    def __init__(self, connections: Connections, endpoint: Endpoint, policy: ExecutionPolicy) -> None:
+        self._connections = connections
         self._url = f"{endpoint.base_url}/v1/messages"
         self._key = endpoint.api_key
         self._limit_bytes = policy.response_limit_bytes
@@ -45,7 +44,7 @@ class AnthropicMessagesClient:
         """See `ChatClient.complete`."""
         key = self._key.get_secret_value()
         answer = await post_json(
-            self._http,
+            self._connections,
             Wire.ANTHROPIC_MESSAGES,
             self._url,
             {

@@ -45,14 +45,16 @@ def provider_endpoint(
 def require_keys(models: Iterable[str], registry: ModelRegistry, reachable: Iterable[str]) -> None:
     """Fail unless the provider of each of `models` is among the `reachable` ones.
 
+    A model that the registry does not know any more is not asked for: its tasks are given to others.
+
     Raises:
         ProviderKeyError: naming the variables to set, never a key.
     """
     known = set(reachable)
     lacking: dict[str, list[Model]] = {}
     for name in sorted(models):
-        model = registry.model(name)
-        if model.provider not in known:
+        model = registry.models.get(name)
+        if model and model.provider not in known:
             lacking.setdefault(registry.providers[model.provider].api_key_env, []).append(model)
     if lacking:
         listed = "; ".join(

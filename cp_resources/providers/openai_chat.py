@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 from pydantic import BaseModel, Field, ValidationError
 
 from cp_core.execution.cost import MalformedUsageError, parse_usage
@@ -16,7 +15,7 @@ from cp_core.execution.failures import finish_reason
 from cp_core.execution.policy import ExecutionPolicy
 from cp_core.models.registry import Provider, Wire
 from cp_resources.providers.endpoint import Endpoint
-from cp_resources.providers.transport import Answer, malformed, post_json, wrong_fields
+from cp_resources.providers.transport import Answer, Connections, malformed, post_json, wrong_fields
 from cp_resources.providers.wire import ChatRequest, Completion
 
 
@@ -39,9 +38,9 @@ class OpenAIChatClient:
     """Chat completions of one provider."""
 
     def __init__(
-        self, http: httpx.AsyncClient, provider: Provider, endpoint: Endpoint, policy: ExecutionPolicy
+        self, connections: Connections, provider: Provider, endpoint: Endpoint, policy: ExecutionPolicy
     ) -> None:
-        self._http = http
+        self._connections = connections
         self._url = f"{endpoint.base_url}/chat/completions"
         self._key = endpoint.api_key
         self._limit_bytes = policy.response_limit_bytes
@@ -51,7 +50,7 @@ class OpenAIChatClient:
         """See `ChatClient.complete`."""
         key = self._key.get_secret_value()
         answer = await post_json(
-            self._http,
+            self._connections,
             Wire.OPENAI_CHAT,
             self._url,
             {

@@ -1,4 +1,4 @@
-"""The HTTP client that all providers share, and one call through it: bounded in time and in size.
+"""The HTTP connections to a provider, and one call through them: bounded in time and in size.
 
 TLS certificates are always verified, redirects are never followed, and answers are asked for uncompressed so
 that their limit in bytes is what is really read.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -39,27 +41,56 @@ class Answer:
     request_id: str | None
 
 
-def http_client(policy: ExecutionPolicy, *, through_proxy: bool = True) -> httpx.AsyncClient:
-    """The client for every call of one worker.
+class Connections:
+    """Connections to one provider, each a client of its own that one call uses at a time.
+
+    A pool within one client costs time in the square of its connections with every call; this costs nothing.
 
     Args:
+        tls: from `tls_context`, made once for all providers.
         through_proxy: obey HTTPS_PROXY and its kin; not for the simulator, which is on loopback.
     """
-    return httpx.AsyncClient(
-        http2=False,
-        follow_redirects=False,
-        trust_env=through_proxy,
-        limits=httpx.Limits(
-            max_connections=policy.concurrency,
-            max_keepalive_connections=policy.concurrency,
-            keepalive_expiry=KEEPALIVE_SECONDS,
-        ),
-        timeout=httpx.Timeout(policy.read_timeout_seconds, connect=policy.connect_timeout_seconds),
-    )
+
+    def __init__(self, policy: ExecutionPolicy, tls: ssl.SSLContext, *, through_proxy: bool = True) -> None:
+        self._policy = policy
+        self._tls = tls
+        self._through_proxy = through_proxy
+        self._idle: list[httpx.AsyncClient] = []
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[httpx.AsyncClient]:
+        """Lend the connection that was used last, or a new one."""
+        client = self._idle.pop() if self._idle else self._new()
+        try:
+            yield client
+        finally:
+            self._idle.append(client)
+
+    async def aclose(self) -> None:
+        """Close them all."""
+        while self._idle:
+            await self._idle.pop().aclose()
+
+    def _new(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            http2=False,
+            follow_redirects=False,
+            trust_env=self._through_proxy,
+            verify=self._tls,
+            limits=httpx.Limits(max_connections=1, keepalive_expiry=KEEPALIVE_SECONDS),
+            timeout=httpx.Timeout(
+                self._policy.read_timeout_seconds, connect=self._policy.connect_timeout_seconds
+            ),
+        )
+
+
+def tls_context() -> ssl.SSLContext:
+    """How certificates are verified: always, against the usual authorities or those of SSL_CERT_FILE."""
+    return httpx.create_ssl_context()
 
 
 async def post_json(
-    http: httpx.AsyncClient,
+    connections: Connections,
     wire: Wire,
     url: str,
     body: Mapping[str, Any],
@@ -81,7 +112,7 @@ async def post_json(
     """
     try:
         async with asyncio.timeout(timeout_seconds):
-            response, content, whole = await _exchange(http, url, body, headers, limit_bytes)
+            response, content, whole = await _exchange(connections, url, body, headers, limit_bytes)
     except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout) as error:
         raise ProviderError(Reason.TIMEOUT, f"no whole answer within {timeout_seconds:g} s") from error
     except httpx.HTTPError as error:
@@ -122,13 +153,16 @@ def wrong_fields(error: ValidationError) -> str:
 
 
 async def _exchange(
-    http: httpx.AsyncClient, url: str, body: Mapping[str, Any], headers: Mapping[str, str], limit_bytes: int
+    connections: Connections, url: str, body: Mapping[str, Any], headers: Mapping[str, str], limit_bytes: int
 ) -> tuple[httpx.Response, bytes, bool]:
     """The response, its body up to a little over the limit, and whether that is the whole body."""
     content = json.dumps(body, ensure_ascii=True).encode()
     sent = {"content-type": "application/json", "accept-encoding": "identity", **headers}
     received = bytearray()
-    async with http.stream("POST", url, content=content, headers=sent) as response:
+    async with (
+        connections.one() as http,
+        http.stream("POST", url, content=content, headers=sent) as response,
+    ):
         async for chunk in response.aiter_raw():
             received += chunk
             if len(received) > limit_bytes:

@@ -153,10 +153,11 @@ def _sniff(head: bytes) -> Format:
     try:
         first = from_json(line)
     except ValueError as error:
-        if not str(error).startswith("EOF"):
-            return Format.JSONL
-        # an object over several lines, or a single line longer than what was looked at
-        return Format.JSON if rest or re.search(rb"\[\s*\{", line) else Format.JSONL
+        if str(error).startswith("EOF") and rest:
+            return Format.JSON  # an object over several lines
+        # one line, and it is longer than what was looked at, or holds several objects
+        several = str(error).startswith(("EOF", "trailing characters"))
+        return Format.JSON if several and re.search(rb"\[\s*\{", line) else Format.JSONL
     if rest.strip() or "title" in first:
         return Format.JSONL
     holds_rows = any(

@@ -15,11 +15,10 @@ class _UnreadableRecordError(Exception):
 
 
 class _CsvFeed:
-    """Feeds decoded lines to the csv module, and remembers those of the present record.
+    """Feeds decoded lines to the csv module, and remembers those of the present record, up to `ROW_BYTES`.
 
     Attributes:
         first: line at which the present record begins.
-        text: its lines as they stand in the file, up to `ROW_BYTES`.
     """
 
     def __init__(self, lines: Lines) -> None:
@@ -28,7 +27,7 @@ class _CsvFeed:
 
     def begin_record(self) -> None:
         self.first = self._lines.number + 1
-        self.text = b""
+        self._text = bytearray()
         self._quotes = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -40,10 +39,10 @@ class _CsvFeed:
             raise StopIteration
         self._quotes += line.count(b'"')
         offset = self._lines.offset - len(line)
-        if len(self.text) + len(line) > ROW_BYTES:
+        if len(self._text) + len(line) > ROW_BYTES:
             self._quotes += sum(piece.count(b'"') for piece in self._lines.rest_of_line(line))
             raise _UnreadableRecordError(too_long(self.first, b"").message)
-        self.text += line
+        self._text += line
         if invalid := invalid_utf8(line, self._lines.number, offset):
             raise _UnreadableRecordError(invalid)
         return line.decode()
@@ -54,6 +53,11 @@ class _CsvFeed:
             self._quotes += line.count(b'"') + sum(
                 piece.count(b'"') for piece in self._lines.rest_of_line(line)
             )
+
+    @property
+    def text(self) -> bytes:
+        """The present record as it stands in the file."""
+        return bytes(self._text)
 
     @property
     def span(self) -> str:

@@ -69,7 +69,7 @@ class Lines:
             head = self._look_ahead()
         if head.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise UnusableFileError(f"{name} is in UTF-16; save it as UTF-8")
-        if not head.strip():
+        if not head.removeprefix(_BOM).strip():
             raise UnusableFileError(f"{name} is empty")
         if head.startswith(_BOM):
             self.offset = len(self._stream.read(len(_BOM)))

@@ -12,7 +12,12 @@ from cp_resources.executions import ClaimedTask
 
 
 class WorkerKind(Protocol):
-    """Makes attempts."""
+    """Makes attempts at the tasks of some providers' models."""
+
+    @property
+    def providers(self) -> frozenset[str]:
+        """Names of the providers whose models it can have do a task."""
+        ...
 
     async def attempt(self, claimed: ClaimedTask, *, seconds: float) -> AttemptResult:
         """Make one attempt, without retrying. Every failure is a result; only cancelling raises.

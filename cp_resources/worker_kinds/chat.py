@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
+from typing import Self
 from urllib.parse import quote
-
-import httpx
 
 from cp_core.execution.cost import Usage, cost_usd
 from cp_core.execution.outcome import AttemptResult, judge
@@ -16,27 +15,37 @@ from cp_resources.executions import ClaimedTask
 from cp_resources.providers.anthropic_messages import AnthropicMessagesClient
 from cp_resources.providers.endpoint import Endpoint, provider_endpoint
 from cp_resources.providers.openai_chat import OpenAIChatClient
+from cp_resources.providers.transport import Connections, tls_context
 from cp_resources.providers.wire import ChatClient, ChatRequest, Completion, ProviderError
 from cp_resources.settings import Settings
 
 
 class ChatWorker:
-    """Attempts by chat models of every provider that has a key."""
+    """Attempts by chat models of every provider that has a key. A context: connections close at its end."""
 
-    def __init__(
-        self, http: httpx.AsyncClient, registry: ModelRegistry, policy: ExecutionPolicy, settings: Settings
-    ) -> None:
+    def __init__(self, registry: ModelRegistry, policy: ExecutionPolicy, settings: Settings) -> None:
         self._registry = registry
         self._policy = policy
-        self._clients = {
-            provider.name: _client(http, provider, endpoint, policy)
-            for provider in registry.providers.values()
-            if (endpoint := provider_endpoint(provider, settings))
-        }
+        self._connections: list[Connections] = []
+        self._clients: dict[str, ChatClient] = {}
+        tls = tls_context()
+        for provider in registry.providers.values():
+            endpoint = provider_endpoint(provider, settings)
+            if endpoint:
+                connections = Connections(policy, tls, through_proxy=settings.simulator_url is None)
+                self._connections.append(connections)
+                self._clients[provider.name] = _client(connections, provider, endpoint, policy)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for connections in self._connections:
+            await connections.aclose()
 
     @property
     def providers(self) -> frozenset[str]:
-        """Names of the providers that can be called."""
+        """Names of the providers that have a key."""
         return frozenset(self._clients)
 
     async def attempt(self, claimed: ClaimedTask, *, seconds: float) -> AttemptResult:
@@ -90,13 +99,13 @@ class ChatWorker:
 
 
 def _client(
-    http: httpx.AsyncClient, provider: Provider, endpoint: Endpoint, policy: ExecutionPolicy
+    connections: Connections, provider: Provider, endpoint: Endpoint, policy: ExecutionPolicy
 ) -> ChatClient:
     match provider.wire:
         case Wire.OPENAI_CHAT:
-            return OpenAIChatClient(http, provider, endpoint, policy)
+            return OpenAIChatClient(connections, provider, endpoint, policy)
         case Wire.ANTHROPIC_MESSAGES:
-            return AnthropicMessagesClient(http, endpoint, policy)
+            return AnthropicMessagesClient(connections, endpoint, policy)
 
 
 def _failed(error: ProviderError, latency_ms: float) -> AttemptResult:

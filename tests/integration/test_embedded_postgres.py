@@ -50,7 +50,8 @@ def client(home: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts another process that uses the server until its standard input is closed."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(folder: Path = home, **environment: str) -> subprocess.Popen[str]:
+    def start(folder: Path = home, *, first_on_path: Path | None = None) -> subprocess.Popen[str]:
+        path = [str(first_on_path)] if first_on_path else []
         process = subprocess.Popen(
             [sys.executable, "-c", CLIENT, str(folder)],
             stdin=subprocess.PIPE,
@@ -58,7 +59,7 @@ def client(home: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env=os.environ | environment,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([*path, *filter(None, sys.path)])},
         )
         started.append(process)
         return process
@@ -292,7 +293,7 @@ def test_a_failed_creation_says_why_and_leaves_no_half_made_data(
     package = _copy_of_wheel(tmp_path)
     (package / "pginstall18" / "share" / "postgresql" / "postgres.bki").unlink()
 
-    failed = client(PYTHONPATH=str(tmp_path))
+    failed = client(first_on_path=tmp_path)
     _, said = failed.communicate(timeout=30)
 
     assert "cannot create the embedded database" in said
@@ -379,7 +380,7 @@ def test_binaries_that_the_servers_account_cannot_reach_are_copied(
     closed.mkdir(mode=0o700)
     _copy_of_wheel(closed)
 
-    assert answers(address(client(PYTHONPATH=str(closed))))
+    assert answers(address(client(first_on_path=closed)))
     assert (home / "postgres" / "binaries") in [
         Path(postmaster(home).exe()),
         *Path(postmaster(home).exe()).parents,

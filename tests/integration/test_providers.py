@@ -29,10 +29,11 @@ from cp_core.tasks.reasons import Reason
 from cp_resources.providers.anthropic_messages import AnthropicMessagesClient
 from cp_resources.providers.endpoint import Endpoint, ProviderKeyError, provider_endpoint, require_keys
 from cp_resources.providers.openai_chat import OpenAIChatClient
-from cp_resources.providers.transport import http_client
+from cp_resources.providers.transport import Connections, tls_context
 from cp_resources.providers.wire import ChatClient, ChatRequest, Completion, ProviderError
 from cp_resources.settings import Settings
 
+TLS = tls_context()
 KEY = "planted-secret-7f3a"
 POLICY = ExecutionPolicy(connect_timeout_seconds=2, read_timeout_seconds=2, response_limit_bytes=4096)
 OPENAI = Provider(
@@ -53,20 +54,23 @@ def ask(
 ) -> Completion:
     async def call() -> Completion:
         endpoint = Endpoint(url, SecretStr(KEY))
-        async with http_client(policy, through_proxy=False) as http:
-            client: ChatClient
-            if wire is Wire.OPENAI_CHAT:
-                client = OpenAIChatClient(http, provider, endpoint, policy)
-            else:
-                client = AnthropicMessagesClient(http, endpoint, policy)
-            request = ChatRequest(
-                api_model="some-model",
-                prompt=Prompt("Be brief.", "Do it: ü"),
-                max_output_tokens=77,
-                timeout_seconds=seconds,
-                headers={"x-control-panel-task": "t-1", "x-control-panel-attempt": "2"},
-            )
+        connections = Connections(policy, TLS, through_proxy=False)
+        client: ChatClient
+        if wire is Wire.OPENAI_CHAT:
+            client = OpenAIChatClient(connections, provider, endpoint, policy)
+        else:
+            client = AnthropicMessagesClient(connections, endpoint, policy)
+        request = ChatRequest(
+            api_model="some-model",
+            prompt=Prompt("Be brief.", "Do it: ü"),
+            max_output_tokens=77,
+            timeout_seconds=seconds,
+            headers={"x-control-panel-task": "t-1", "x-control-panel-attempt": "2"},
+        )
+        try:
             return await client.complete(request)
+        finally:
+            await connections.aclose()
 
     return asyncio.run(call())
 
@@ -362,6 +366,6 @@ def test_a_missing_key_is_told_with_the_variable_to_set_and_the_models_that_need
         }
     )
 
-    require_keys({"other"}, registry, {"two"})
+    require_keys({"other", "model of a former configuration"}, registry, {"two"})
     with pytest.raises(ProviderKeyError, match=r"ONE_KEY \(for large, small\)"):
         require_keys({"small", "large", "other"}, registry, {"two"})

@@ -50,7 +50,7 @@ def test_a_misspelt_key_is_refused():
         AssignmentPolicy.model_validate({"stratgy": "tiered"})
 
 
-@pytest.mark.parametrize(("waited", "expected"), [(0, 5), (4, 5), (40, 40), (4_000, 300)])
+@pytest.mark.parametrize(("waited", "expected"), [(0, 2), (1, 2), (40, 40), (4_000, 300)])
 def test_a_task_that_waits_for_another_is_looked_at_less_and_less_often(waited, expected):
     assert AssignmentPolicy().wait_seconds(Reason.DEPENDENCY_PENDING, waited) == expected
 

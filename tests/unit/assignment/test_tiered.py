@@ -84,9 +84,12 @@ def test_infrastructure_from_60_prefers_the_claude_family_within_the_tier():
     assert given(*decide(task(value_score=65, domain="backend"), models=models))[0] == "argon"
 
 
-def test_infrastructure_below_60_prefers_no_family():
-    models = registry(subscription=False, haiku={"tier": "mid-range"})
-    assert given(*decide(task(value_score=59, domain="infrastructure"), models=models))[0] == "terra"
+@pytest.mark.parametrize(("score", "expected"), [(60, "haiku"), (59.99, "terra")])
+def test_infrastructure_prefers_the_claude_family_from_60_on_and_not_below(score, expected):
+    models = registry(
+        subscription=False, haiku={"tier": "mid-range"}, sonnet={"enabled": False}, argon={"enabled": False}
+    )
+    assert given(*decide(task(value_score=score, domain="infrastructure"), models=models))[0] == expected
 
 
 def test_of_equally_able_models_the_cheaper_is_taken_and_then_the_first_by_name():
@@ -106,6 +109,28 @@ def test_a_prepaid_plan_reserves_its_mean_tokens_in_every_window_and_tells_the_l
 def test_a_plan_for_money_reserves_its_price():
     (decision,) = decide(task(value_score=50, input_mean=12_345.0, output_mean=678.9))
     assert decision.amounts == {"budget/api": Decimal("0.015739500")}  # 12,345 x $1 + 678.9 x $5 per million
+
+
+def test_a_fraction_of_a_nanodollar_is_reserved_whole():
+    (decision,) = decide(task(value_score=50, input_mean=100.0, output_mean=0.0001))
+    assert decision.amounts == {"budget/api": Decimal("0.000100001")}  # $0.0001 and half a nanodollar
+
+
+def test_the_last_token_of_an_account_can_be_given():
+    (decision,) = decide(task(value_score=95), models=registry(budget=False), five_hour=22_000)
+    assert decision.model == "opus"
+    (decision,) = decide(task(value_score=95), models=registry(budget=False), five_hour=21_999)
+    assert decision.outcome is Outcome.DEFERRED
+
+
+def test_a_task_may_need_the_whole_of_a_full_window():
+    (decision,) = decide(task(value_score=95, input_mean=998_000.0), models=registry(budget=False))
+    assert decision.amounts["claude-max/5-hour"] == 1_000_000
+
+
+def test_a_task_is_started_until_the_margin_before_its_deadline():
+    (decision,) = decide(task(value_score=95, deadline=NOW + timedelta(seconds=30)))
+    assert decision.outcome is Outcome.ASSIGNED
 
 
 def test_a_fraction_of_a_token_is_reserved_whole():

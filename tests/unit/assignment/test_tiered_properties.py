@@ -10,7 +10,7 @@ from math import ceil
 from operator import itemgetter
 
 from hand_made import MODELS, NOW, accounts, frame, registry, task
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cp_core.assignment.decision import Decision, Outcome
@@ -85,6 +85,7 @@ def decide(rows: list[dict], models: ModelRegistry, held: list[Account]) -> list
     return assign_tiered(frame(*rows), models, held, POLICY, now=NOW)
 
 
+@settings(deadline=None)
 @given(situations())
 def test_every_assignment_conforms_to_the_written_policy_and_to_what_remains(situation):
     rows, models, held = situation
@@ -108,6 +109,7 @@ def test_every_assignment_conforms_to_the_written_policy_and_to_what_remains(sit
             assert remaining[account] >= 0
 
 
+@settings(deadline=None)
 @given(situations())
 def test_a_plain_reading_of_the_policy_gives_the_same_assignments(situation):
     rows, models, held = situation
@@ -116,6 +118,7 @@ def test_a_plain_reading_of_the_policy_gives_the_same_assignments(situation):
     ] == list(plain_reading(rows, models, held))
 
 
+@settings(deadline=None)
 @given(situations(), st.randoms(use_true_random=False))
 def test_the_order_of_the_rows_changes_nothing(situation, random):
     rows, models, held = situation
@@ -123,6 +126,7 @@ def test_the_order_of_the_rows_changes_nothing(situation, random):
     assert decide(shuffled, models, held) == decide(rows, models, held)
 
 
+@settings(deadline=None)
 @given(situations())
 def test_a_task_is_never_affected_by_one_that_is_served_after_it(situation):
     rows, models, held = situation
@@ -132,6 +136,7 @@ def test_a_task_is_never_affected_by_one_that_is_served_after_it(situation):
     assert (decide(rest, models, held) if rest else []) == decisions[:-1]
 
 
+@settings(deadline=None)
 @given(situations())
 def test_every_model_is_either_possible_or_excluded_for_a_reason(situation):
     rows, models, held = situation
