@@ -144,6 +144,8 @@ def solve(problem: Problem, *, seed: int, start: Doubles | None = None, threads:
         start: prices to start from, shape (accounts,); those of the batch before are a good choice.
         threads: threads that share one pass; the result does not depend on their number.
     """
+    if not problem.tasks:
+        return _nothing_to_do(problem)
     priced = np.isfinite(problem.capacity) & (problem.capacity > 0) & (problem.draws > 0).any(axis=0)
     reduced = _over_accounts(_without_pairs_that_never_fit(problem), priced)
     rng = np.random.default_rng(seed)
@@ -166,6 +168,11 @@ def solve(problem: Problem, *, seed: int, start: Doubles | None = None, threads:
         use=problem.use_of(choice),
         evaluations=dual.evaluations,
     )
+
+
+def _nothing_to_do(problem: Problem) -> Solution:
+    nothing = np.zeros(len(problem.capacity))
+    return Solution(np.empty(0, np.int16), nothing, 0.0, 0.0, nothing.copy(), 0)
 
 
 class _Pass(NamedTuple):
