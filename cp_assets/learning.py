@@ -67,7 +67,7 @@ performance_metrics_checks = checks_of(
             name="every_model_with_attempts_is_measured",
             description="A model with an ended attempt has its row as a whole, and no other model has.",
             search="""
-                SELECT submission_day, model, attempts, measured.attempts AS measured_attempts
+                SELECT submission_day, model, made.attempts, measured.attempts AS measured_attempts
                 FROM (
                     SELECT submission_day, model, count(*) AS attempts
                     FROM marts.executions WHERE state <> 'running' GROUP BY submission_day, model

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from dagster import AssetCheckSpec, AssetExecutionContext, AssetsDefinition, AssetSpec, ResourceParam
@@ -95,9 +97,9 @@ def build_marts(settings: Settings) -> AssetsDefinition:
         """Rewrite one day of every mart, and test it."""
         day = day_of(context)
         arguments = ["build", "--vars", json.dumps({"day": day.isoformat()})]
-        with one_at_a_time(database):
+        with one_at_a_time(database), TemporaryDirectory(prefix="dbt-") as target:
             with credentials(database):
-                started = dbt.cli(arguments, context=context)
+                started = dbt.cli(arguments, context=context, target_path=Path(target))
             yield from started.stream()
 
     return marts

@@ -37,7 +37,7 @@ _BY_COMPLEXITY = """
 """
 _BY_RISK = "SELECT risk, count(*) FROM task_scores WHERE submission_day = %s GROUP BY risk ORDER BY 2 DESC, 1"
 _BY_SCORE = f"""
-    SELECT least(floor(coalesce(override_score, score) / {SCORE_BIN}) * {SCORE_BIN}, {100 - SCORE_BIN}),
+    SELECT least(floor(effective_score / {SCORE_BIN}) * {SCORE_BIN}, {100 - SCORE_BIN}),
            count(*)
     FROM task_scores WHERE submission_day = %s GROUP BY 1 ORDER BY 1
 """
@@ -219,9 +219,9 @@ scored_tasks_checks = checks_of(
             description="The queue is ordered by a person's override, or else by the computed score.",
             blocking=True,
             search="""
-                SELECT task_id, value_score, coalesce(override_score, score) AS effective_score
+                SELECT task_id, value_score, effective_score
                 FROM task_scores JOIN tasks ON tasks.id = task_scores.task
-                WHERE value_score IS DISTINCT FROM coalesce(override_score, score)
+                WHERE value_score IS DISTINCT FROM effective_score
                   AND task_scores.submission_day = coalesce(%(day)s, task_scores.submission_day)
             """,
         ),

@@ -35,8 +35,8 @@ UNDER_WAY = [status for status in DagsterRunStatus if status not in OVER]
 _HISTORY = 20
 _WAITING_SHOWN = 5
 
-# What a run would find to do now, on days that have begun. A task that waits for others counts once they have
-# all ended.
+# What a run would find to do now, on days that have begun. A task that waits for others counts once all of
+# them have succeeded, or one of them never will.
 _WORK: LiteralString = """
 SELECT submission_day, count(*),
        concat_ws(' ', min(id), max(id), sum(id), max(state_changed_at), max(available_at))
@@ -44,13 +44,12 @@ FROM tasks
 WHERE (
     (state IN ('queued', 'assigned') AND available_at <= now())
     OR (state = 'running' AND lease_expires_at < now())
-    OR (state = 'deferred' AND available_at <= now() AND (
-        reason IS DISTINCT FROM 'DEPENDENCY_PENDING'
-        OR NOT EXISTS (
-            SELECT FROM unnest(dependencies) AS dependency
-            LEFT JOIN tasks AS needed ON needed.task_id = dependency
-            WHERE needed.state IS NULL OR needed.state NOT IN ('succeeded', 'failed', 'cancelled', 'dead')
-        )
+    OR (state = 'deferred' AND reason IS DISTINCT FROM 'DEPENDENCY_PENDING' AND available_at <= now())
+    OR (state = 'deferred' AND reason = 'DEPENDENCY_PENDING' AND (
+        SELECT bool_and(needed.state IS NOT DISTINCT FROM 'succeeded')
+               OR bool_or(needed.state IN ('failed', 'cancelled', 'dead'))
+        FROM unnest(dependencies) AS dependency
+        LEFT JOIN tasks AS needed ON needed.task_id = dependency
     ))
 ) AND submission_day <= timezone('UTC', now())::date
 GROUP BY submission_day

@@ -72,7 +72,8 @@ class AnthropicMessages(Wire):
     bills_cache_writes = True
 
     def authenticate(self, headers: Mapping[str, str]) -> None:
-        if headers.get("x-api-key") != API_KEY:
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        if API_KEY not in (headers.get("x-api-key"), bearer):
             raise CallError(Kind.AUTHENTICATION)
         if "anthropic-version" not in headers:
             raise CallError(Kind.INVALID, message="anthropic-version: header is required")

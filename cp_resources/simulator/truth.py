@@ -171,24 +171,38 @@ def task_truth(seed: int, text: str) -> TaskTruth:
 
 _WORD = re.compile(r"[a-z0-9][a-z0-9-]*")
 _DOMAIN_WORDS = {
-    "infrastructure": r"terraform|kubernetes|k8s|clusters?|helm|docker\w*|deploy\w*|nginx|prometheus|grafana"
-    r"|autoscal\w*|dns|tls|certificates?|iam|vpc|ansible|runners?|backups?|failover|ingress|nodes?|registry",
-    "backend": r"apis?|endpoints?|databases?|sql|postgres\w*|queues?|services?|webhooks?|transactions?"
-    r"|idempoten\w*|oauth|payments?|invoices?|ledgers?|kafka|redis|serializ\w*|handlers?|consumers?|grpc",
-    "frontend": r"ui|ux|pages?|buttons?|css|react|components?|layouts?|modals?|screens?|accessib\w*|forms?"
-    r"|browsers?|checkbox\w*|dropdowns?|safari|typescript|swift\w*|kotlin|android|ios",
-    "ml": r"training|embeddings?|ranking|ranker|features|datasets?|inference|recall|classifiers?|gpus?"
-    r"|notebooks?|pytorch|xgboost|retrain\w*|vectors?|fine-?tun\w*|ndcg|drift",
-    "testing": r"tests?|testing|flaky|coverage|e2e|fixtures?|mocks?|playwright|pytest|cypress|qa|assertions?",
-    "documentation": r"docs?|readme|documentation|guides?|changelog|tutorials?|typos?|docstrings?|runbooks?"
-    r"|glossary|wording|how-?to|quickstart",
+    "infrastructure": (
+        r"infra\w*|terraform|kubernetes|k8s|clusters?|helm|docker\w*|deploy\w*|nginx|prometheus|"
+        r"grafana|autoscal\w*|dns|tls|certificates?|iam|vpc|ansible|runners?|backups?|failover|ingress|"
+        r"nodes?|registry"
+    ),
+    "backend": (
+        r"backend|apis?|endpoints?|databases?|sql|postgres\w*|queues?|services?|webhooks?|"
+        r"transactions?|idempoten\w*|oauth|payments?|invoices?|ledgers?|kafka|redis|serializ\w*|"
+        r"handlers?|consumers?|grpc"
+    ),
+    "frontend": (
+        r"frontend|ui|ux|pages?|buttons?|css|react|components?|layouts?|modals?|screens?|accessib\w*|"
+        r"forms?|browsers?|checkbox\w*|dropdowns?|safari|typescript|swift\w*|kotlin|android|ios"
+    ),
+    "ml": (
+        r"ml|training|embeddings?|ranking|ranker|features|datasets?|inference|recall|classifiers?|"
+        r"gpus?|notebooks?|pytorch|xgboost|retrain\w*|vectors?|fine-?tun\w*|ndcg|drift"
+    ),
+    "testing": (
+        r"tests?|testing|flaky|coverage|e2e|fixtures?|mocks?|playwright|pytest|cypress|qa|assertions?"
+    ),
+    "documentation": (
+        r"docs?|readme|documentation|guides?|changelog|tutorials?|typos?|docstrings?|runbooks?|"
+        r"glossary|wording|how-?to|quickstart"
+    ),
 }
 _DOMAIN = re.compile("|".join(f"(?P<{domain}>{words})" for domain, words in _DOMAIN_WORDS.items()))
 _HEAVY = re.compile(
     r"refactor|migrat|redesign|architect|breaking|rewrit|distributed|concurren|race|shard|multi-|zero-downtime"
     r"|end-to-end|backfill|consisten|protocol"
 )
-_LIGHT = re.compile(r"typo|rename|readme|wording|bump|tooltip|label|link|changelog|docstring|badge|copy")
+_LIGHT = re.compile(r"typo|rename|readme|wording|bump|tooltip|link|changelog|docstring|badge|copy")
 _FILES = re.compile(r"\b(\d{1,4})\+?\s+files\b|\bfiles\W{1,4}(\d{1,4})\b")
 
 
@@ -251,8 +265,11 @@ def _evidence(task: TaskTruth, succeeded: bool, probability: float, luck: Draws)
     tests = 4 + luck.below(6 + round(6 * max(task.size, 0.0)))
     untidy = luck.uniform() * (1.3 - probability)
     if succeeded:
-        failed = 1 if tests >= 10 and untidy > 0.5 else 0
-        return Evidence(tests - failed, failed, int(luck.uniform() < 0.06), min(int(untidy * 3.5), 2))
+        failed = int(tests >= 10 and untidy > 0.5)
+        revisions = min(int(untidy * 3.5), 2)
+        return Evidence(
+            tests - failed, failed, int(failed + revisions == 0 and luck.uniform() < 0.1), revisions
+        )
     failed = max(1, round(tests * (0.2 + 0.6 * luck.uniform())))
     return Evidence(tests - failed, failed, 1 + luck.below(4), 1 + luck.below(4))
 

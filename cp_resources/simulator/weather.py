@@ -56,7 +56,7 @@ class Storm:
             storm = cls(start, seconds, share, *map(Failure, kinds))
         except (TypeError, ValueError):
             storm = None
-        if storm is None or storm.start < 0 or storm.seconds <= 0 or not 0 <= storm.share <= 1:
+        if storm is None or not (storm.start >= 0 and storm.seconds > 0 and 0 <= storm.share <= 1):
             raise StormError(
                 f"--storm {text!r} is not START:SECONDS:SHARE[:KIND]; START is in seconds after the "
                 f"simulator's start, SHARE is from 0 to 1, KIND is one of {', '.join(Failure)}; "

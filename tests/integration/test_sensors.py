@@ -216,10 +216,15 @@ class TestNewTasksSensor:
         add_task(database, "a", **columns)
         assert tick(database, instance).run_requests == []
 
-    @pytest.mark.parametrize("ended", ["succeeded", "failed", "dead", "cancelled"])
-    def test_a_task_that_waits_for_others_is_work_once_all_of_them_ended(self, database, instance, ended):
+    @pytest.mark.parametrize(
+        ("also_needed", "ended"),
+        [("succeeded", "succeeded"), ("queued", "failed"), ("queued", "dead"), ("succeeded", "cancelled")],
+    )
+    def test_a_task_that_waits_for_others_is_work_once_they_have_decided_its_fate(
+        self, database, instance, also_needed, ended
+    ):
         add_task(database, "needed")
-        add_task(database, "also needed", state="succeeded")
+        add_task(database, "also needed", state=also_needed, available_at="2999-01-01")
         add_task(
             database,
             "waiting",

@@ -5,7 +5,7 @@ select
     domain,
     risk,
     score as computed_score,
-    coalesce(override_score, score) as score,
+    effective_score as score,
     override_score is not null as is_overridden,
     input_mean as expected_input_tokens,
     output_mean as expected_output_tokens,
