@@ -85,15 +85,17 @@ def scored_tasks(
 
     day = day_of(context)
     store = ScoreStore(database)
-    unscored = store.unscored(day)
-    store.write_scores(score_tasks(unscored, configuration.scoring), configuration.content_hash)
-    context.log.info(f"scored {len(unscored)} tasks")
+    newly_scored = 0
+    while len(unscored := store.unscored(day)):
+        store.write_scores(score_tasks(unscored, configuration.scoring), configuration.content_hash)
+        newly_scored += len(unscored)
+        context.log.info(f"scored {newly_scored} tasks")
 
     [(tasks, overridden, input_tokens, output_tokens)] = database.fetch(_SCORED, [day])
     return MaterializeResult(
         metadata={
             "dagster/row_count": tasks,
-            "scored in this run": len(unscored),
+            "scored in this run": newly_scored,
             "overridden by a person": overridden,
             "expected input tokens": round(input_tokens),
             "expected output tokens": round(output_tokens),

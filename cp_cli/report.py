@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from decimal import Decimal
 
     from rich.console import Console, RenderableType
     from rich.table import Table
@@ -72,8 +73,7 @@ def _tasks(figures: Report) -> Table:
 def _models(figures: Report) -> Table:
     table = _table(
         "Models",
-        *("model", "attempts", "success", "quality", "input tokens", "cached", "output tokens"),
-        *("list price", "billed"),
+        *("model", "tries", "success", "quality", "input", "output", "list", "billed"),
     )
     for line in figures.models:
         table.add_row(
@@ -81,9 +81,8 @@ def _models(figures: Report) -> Table:
             f"{line.attempts:,}",
             _percent(line.success_rate),
             _number(line.quality),
-            f"{line.input_tokens:,}",
-            _percent(line.cached_tokens / line.input_tokens if line.input_tokens else None),
-            f"{line.output_tokens:,}",
+            _tokens(line.input_tokens),
+            _tokens(line.output_tokens),
             f"${line.cost_usd:,.2f}",
             f"${line.billed_usd:,.2f}",
         )
@@ -92,9 +91,8 @@ def _models(figures: Report) -> Table:
         "all",
         f"{sum(line.attempts for line in figures.models):,}",
         *("", ""),
-        f"{sum(line.input_tokens for line in figures.models):,}",
-        "",
-        f"{sum(line.output_tokens for line in figures.models):,}",
+        _tokens(sum(line.input_tokens for line in figures.models)),
+        _tokens(sum(line.output_tokens for line in figures.models)),
         f"${sum(line.cost_usd for line in figures.models):,.2f}",
         f"${sum(line.billed_usd for line in figures.models):,.2f}",
     )
@@ -104,7 +102,7 @@ def _models(figures: Report) -> Table:
 def _quotas(accounts: Sequence[Account]) -> Table:
     table = _table("Quota", "account", "limit", "used", "reserved", "left", "state")
     for account in accounts:
-        show = "${:,.2f}".format if account.unit == "usd" else "{:,.0f}".format
+        show = "${:,.2f}".format if account.unit == "usd" else _tokens
         table.add_row(
             account.account,
             show(account.limit),
@@ -120,7 +118,7 @@ def _estimates(figures: Report) -> Table:
     estimates = figures.estimates
     table = _table(
         f"Token estimates against {estimates.tasks:,} attempts that succeeded",
-        *("", "actual / expected, in total", "actual / median, median task", "within the 80 % interval"),
+        *("", "total / expected", "median task / median", "in 80 % interval"),
     )
     table.add_row(
         "input",
@@ -146,10 +144,22 @@ def _verdict(ledger: LedgerReport) -> str:
 def _table(title: str, *columns: str) -> Table:
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position == 0 else "right")
+        table.add_column(column, justify="left" if position == 0 else "right", no_wrap=True)
     return table
+
+
+def _tokens(count: int | Decimal) -> str:
+    """A count of tokens, in millions."""
+    return f"{count / 1_000_000:,.2f}M"
 
 
 def _percent(share: float | None) -> str:

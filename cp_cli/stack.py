@@ -119,8 +119,11 @@ class Stack:
                 )
 
     def _start(self) -> None:
-        home = self.settings.home = self.settings.home.resolve()
-        self.logs.mkdir(parents=True, exist_ok=True)
+        home = self.settings.home
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot keep data in {home}: {error}. Set CP_HOME to another folder") from error
         self._closing.enter_context(_only_one(home, self.webserver_url if self._webserver else None))
         _stop_processes(lambda: processes_of(home), lambda: False)  # left by a stack that was killed
         if self._webserver:
@@ -147,7 +150,7 @@ class Stack:
     def _start_dagster(self, dagster_url: str, interrupted: Sequence[str]) -> None:
         dagster_home = self.settings.dagster_home
         dagster_home.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(self.settings.config_dir / "dagster.yaml", dagster_home / "dagster.yaml")
+        shutil.copyfile(_dagster_yaml(self.settings), dagster_home / "dagster.yaml")
         began = time.time()
         workspace = ("-w", str(PROJECT_ROOT / "workspace.yaml"))
         if self._webserver:
@@ -173,9 +176,9 @@ class Stack:
         settings = self.settings
         return {name: value for name, value in os.environ.items() if name != MARK} | {
             "CP_HOME": str(settings.home),
-            "CP_CONFIG_DIR": str(settings.config_dir.resolve()),
-            "CP_DBT_PROJECT_DIR": str(settings.dbt_project_dir.resolve()),
-            "CP_INBOX_DIR": str(settings.inbox.resolve()),
+            "CP_CONFIG_DIR": str(settings.config_dir),
+            "CP_DBT_PROJECT_DIR": str(settings.dbt_project_dir),
+            "CP_INBOX_DIR": str(settings.inbox),
             "CP_DATABASE_URL": url,
             "CP_DAGSTER_DATABASE_URL": dagster_url,
             "DAGSTER_HOME": str(settings.dagster_home),
@@ -329,6 +332,12 @@ def _signals_heard_by(handler: Callable[..., None]) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def _dagster_yaml(settings: Settings) -> Path:
+    """The configuration folder's, or ours where the owner keeps only the platform's own files there."""
+    own = settings.config_dir / "dagster.yaml"
+    return own if own.exists() else PROJECT_ROOT / "config" / "dagster.yaml"
 
 
 def _require_free(port: int) -> None:

@@ -1,21 +1,25 @@
 """The quota ledger in PostgreSQL: reads and stores what `cp_core.quota.journal` decides.
 
-One lock orders all writers, so that none deadlocks however many calls it makes in a transaction. It is taken
-late: a batch is decided and its transfers are written, then the lock is taken and the few balances are moved.
-Where something changed meanwhile (a balance would go below zero, a key is taken), the batch is undone and
-decided again under the lock. The caller's transaction must be READ COMMITTED; its end frees the lock. Time is
-the database's.
+One lock orders all who change balances. It is taken late: a batch is decided and its transfers are written,
+then the lock is taken, the balances are read anew and moved. Where something changed meanwhile (a balance no
+longer suffices, a key is taken), the batch is undone and decided again. A key that another transaction is
+writing is thus waited for without the lock, and in the order of the ids: no deadlock, unless two transactions
+that call the ledger more than once use the same keys. The caller's transaction must be READ COMMITTED; its
+end frees the lock. Time is the database's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from uuid import UUID
 
 import psycopg
-from psycopg.errors import CheckViolation, UniqueViolation
+from psycopg import Rollback
+from psycopg.errors import UniqueViolation
 
 from cp_core.models.registry import ModelRegistry
 from cp_core.quota.account import Account, AccountKind, AccountTerms, Unit
@@ -27,10 +31,14 @@ from cp_core.quota.journal import (
     Phase,
     QuotaBalance,
     Reservation,
+    Resolution,
     Settlement,
+    Transfer,
+    Use,
+    decide_reservations,
+    decide_settlements,
     overrun_transfer,
     reservation_transfers,
-    settle,
     source,
     spent,
 )
@@ -48,6 +56,7 @@ __all__ = [
 ]
 
 EXPIRY_BATCH = 1_000
+MOST_ATTEMPTS = 100
 
 _LATE_COMMIT = timedelta(hours=1)
 """What a transaction that lasted no longer than this reserved is not missed when it expires."""
@@ -71,21 +80,20 @@ ORDER BY account COLLATE "C"
 ON CONFLICT (account) DO NOTHING
 """
 
-_STORE_TRANSFERS = """
+_WRITE_TRANSFERS = """
 COPY cp.quota_transfers (transfer_id, phase, debit_account, credit_account, amount, code, pending_id,
                          reservation, task, expires_at)
 FROM STDIN (FORMAT BINARY)
 """
 _TRANSFER_TYPES = ["uuid", "text", "text", "text", "numeric", "text", "uuid", "uuid", "int8", "timestamptz"]
 
-_MOVE_BALANCES = f"""
-WITH writers AS MATERIALIZED ({_LOCK})
+_MOVE_BALANCES = """
 UPDATE cp.quota_accounts AS stored
 SET debits_pending = stored.debits_pending + move.debits_pending,
     debits_posted = stored.debits_posted + move.debits_posted,
     credits_pending = stored.credits_pending + move.credits_pending,
     credits_posted = stored.credits_posted + move.credits_posted
-FROM writers, unnest(%s::text[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[])
+FROM unnest(%s::text[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[])
     AS move (account, debits_pending, debits_posted, credits_pending, credits_posted)
 WHERE stored.account = move.account
 """
@@ -162,15 +170,15 @@ class Ledger:
         Raises:
             LedgerError: an account does not exist, or a key was reserved before over other accounts.
         """
-        if not reservations:
-            return []
-        journal, answers = _reserve(connection, reservations, expires_in)
-        if all(answers) and not journal.rewindowed and _store_unless_changed(connection, journal):
-            return answers
-        connection.execute(_LOCK)
-        journal, answers = _reserve(connection, reservations, expires_in)
-        _store(connection, journal)
-        return answers
+        keys = [reservation.key for reservation in reservations]
+        for _ in range(MOST_ATTEMPTS):
+            balances, now = _read(connection)
+            answers, transfers = decide_reservations(
+                reservations, _pendings(connection, keys), balances, now, now + expires_in
+            )
+            if not transfers or _enter(connection, transfers, partial(_reserved, transfers)):
+                return answers
+        raise _changing_too_fast()
 
     def settle(self, connection: psycopg.Connection, settlements: Sequence[Settlement]) -> int:
         """Post what attempts used and free the rest, in the caller's transaction.
@@ -184,15 +192,14 @@ class Ledger:
         Raises:
             LedgerError: an account does not exist.
         """
-        if not settlements:
-            return 0
-        journal, resolved, overran = _settle(connection, settlements)
-        if not overran and _store_unless_changed(connection, journal):
-            return resolved
-        connection.execute(_LOCK)
-        journal, resolved, _ = _settle(connection, settlements)
-        _store(connection, journal)
-        return resolved
+        keys = [settlement.key for settlement in settlements]
+        for _ in range(MOST_ATTEMPTS):
+            resolutions, uses = decide_settlements(settlements, _pendings(connection, keys))
+            transfers = [resolution.transfer for resolution in resolutions]
+            settled = partial(_settled, connection, resolutions, uses)
+            if not (transfers or uses) or _enter(connection, transfers, settled):
+                return len(resolutions)
+        raise _changing_too_fast()
 
     def expire_pending(self) -> int:
         """Void what expired unsettled, in batches of a transaction each; return how many transfers."""
@@ -223,35 +230,36 @@ class Ledger:
                 return
 
 
-def _reserve(
-    connection: psycopg.Connection, reservations: Sequence[Reservation], expires_in: timedelta
-) -> tuple[Journal, list[bool]]:
-    balances, now, pendings = _read_with_pendings(connection, [r.key for r in reservations])
-    made: dict[UUID, set[str]] = {}
-    for pending in pendings:
-        made.setdefault(pending.reservation, set()).add(pending.debit_account)
-    journal = Journal(balances, now)
-    answers = []
-    for reservation in reservations:
-        known = made.get(reservation.key)
-        if known is not None and known != reservation.amounts.keys():
-            raise LedgerError(
-                f"reservation {reservation.key} was made before over {', '.join(sorted(known))}, "
-                f"not {', '.join(sorted(reservation.amounts))}: another attempt needs another key"
-            )
-        answer = known is not None or journal.reserve(reservation, now + expires_in)
-        if answer:
-            made[reservation.key] = set(reservation.amounts)
-        answers.append(answer)
-    return journal, answers
+def _enter(
+    connection: psycopg.Connection, transfers: list[Transfer], enter: Callable[[Journal], bool]
+) -> bool:
+    """Write what was decided and `enter` it under the lock; False, and nothing done, where that fails."""
+    with suppress(UniqueViolation), connection.transaction():
+        _write(connection, transfers)
+        connection.execute(_LOCK)
+        journal = Journal(*_read(connection))
+        if not enter(journal):
+            raise Rollback
+        _store(connection, journal)
+        return True
+    return False
 
 
-def _settle(connection: psycopg.Connection, settlements: Sequence[Settlement]) -> tuple[Journal, int, bool]:
-    """The journal, how many pending transfers it resolves, and whether it charges overruns."""
-    balances, now, pendings = _read_with_pendings(connection, [s.key for s in settlements])
-    journal = Journal(balances, now)
-    resolved = settle(journal, settlements, pendings, _stored_overruns(connection, settlements, pendings))
-    return journal, resolved, len(journal.transfers) > resolved
+def _reserved(transfers: list[Transfer], journal: Journal) -> bool:
+    return journal.reserve(transfers)
+
+
+def _settled(
+    connection: psycopg.Connection, resolutions: list[Resolution], uses: list[Use], journal: Journal
+) -> bool:
+    journal.resolve(resolutions)
+    for use in _not_charged_before(connection, uses):
+        journal.overrun(use)
+    return True
+
+
+def _changing_too_fast() -> LedgerError:
+    return LedgerError(f"what was decided no longer held when it was entered, {MOST_ATTEMPTS} times in a row")
 
 
 def _create(connection: psycopg.Connection, declared: Iterable[AccountTerms]) -> None:
@@ -273,12 +281,9 @@ def _read(connection: psycopg.Connection) -> tuple[dict[str, Balance], datetime]
     return {account: _balance(account, *terms) for _, account, *terms in rows if account}, rows[0][0]
 
 
-def _read_with_pendings(
-    connection: psycopg.Connection, keys: list[UUID]
-) -> tuple[dict[str, Balance], datetime, list[Pending]]:
-    balances, now = _read(connection)
+def _pendings(connection: psycopg.Connection, keys: list[UUID]) -> list[Pending]:
     rows = connection.execute(_PENDINGS, (keys,), prepare=False).fetchall()
-    return balances, now, [Pending._make((*row, phase and Phase(phase))) for *row, phase in rows]
+    return [Pending._make((*row, phase and Phase(phase))) for *row, phase in rows]
 
 
 def _balance(
@@ -307,42 +312,30 @@ def _balance(
     )
 
 
-def _stored_overruns(
-    connection: psycopg.Connection, settlements: Sequence[Settlement], pendings: list[Pending]
-) -> set[UUID]:
-    """Ids of overruns that are stored already: only use without an open reservation may have one."""
-    unresolved = {(p.reservation, p.debit_account) for p in pendings if p.resolved_by is None}
-    possible = [
-        overrun_transfer(settlement.key, account)
-        for settlement in settlements
-        for account in settlement.used
-        if (settlement.key, account) not in unresolved
-    ]
-    if not possible:
-        return set()
+def _not_charged_before(connection: psycopg.Connection, uses: list[Use]) -> list[Use]:
+    if not uses:
+        return []
     stored = connection.execute(
-        "SELECT transfer_id FROM cp.quota_transfers WHERE transfer_id = ANY(%s)", (possible,)
+        "SELECT transfer_id FROM cp.quota_transfers WHERE transfer_id = ANY(%s)",
+        ([overrun_transfer(use.key, use.account) for use in uses],),
     )
-    return {transfer_id for (transfer_id,) in stored.fetchall()}
+    charged = {transfer_id for (transfer_id,) in stored.fetchall()}
+    return [use for use in uses if overrun_transfer(use.key, use.account) not in charged]
 
 
-def _store_unless_changed(connection: psycopg.Connection, journal: Journal) -> bool:
-    """Store what was decided without the lock; False, and nothing stored, where that no longer holds."""
-    try:
-        with connection.transaction():
-            _store(connection, journal)
-    except (CheckViolation, UniqueViolation):
-        return False
-    return True
+def _write(connection: psycopg.Connection, transfers: list[Transfer]) -> None:
+    if not transfers:
+        return
+    with connection.cursor().copy(_WRITE_TRANSFERS) as copy:
+        copy.set_types(_TRANSFER_TYPES)
+        for transfer in sorted(transfers, key=lambda transfer: transfer.transfer_id.int):
+            copy.write_row(transfer)
 
 
 def _store(connection: psycopg.Connection, journal: Journal) -> None:
-    if journal.transfers:
-        with connection.cursor().copy(_STORE_TRANSFERS) as copy:
-            copy.set_types(_TRANSFER_TYPES)
-            for transfer in journal.transfers:
-                copy.write_row(transfer)
-        moves = [(account, *counters) for account, counters in journal.moves().items()]
+    _write(connection, journal.transfers)
+    moves = [(account, *counters) for account, counters in journal.moves().items()]
+    if moves:
         connection.execute(_MOVE_BALANCES, [list(column) for column in zip(*moves, strict=True)])
     for account in journal.rewindowed:
         row = journal.balances[account]

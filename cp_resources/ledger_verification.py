@@ -76,7 +76,10 @@ SELECT format('account %s: %s is %s, but its transfers add up to %s', account, c
               trim_scale(stored.amount), trim_scale(coalesce(recomputed.amount, 0)))
 FROM stored LEFT JOIN recomputed USING (account, counter)
 WHERE stored.amount <> coalesce(recomputed.amount, 0)
-ORDER BY account, counter
+UNION ALL
+SELECT DISTINCT format('account %s: does not exist, but has transfers', account)
+FROM recomputed WHERE account NOT IN (SELECT account FROM cp.quota_accounts)
+ORDER BY 1
 """
 
 _WRONG_TRANSFERS: LiteralString = """
@@ -135,7 +138,7 @@ LATERAL (
     WHERE debit_account = account AND sequence > grants.sequence AND phase IN ('single', 'post')
       AND code IN ('use', 'overrun')
 ) AS since
-WHERE debits_posted - debits_before_window <> used
+WHERE debits_posted - debits_before_window < used
 ORDER BY account
 """
 

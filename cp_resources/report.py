@@ -134,5 +134,7 @@ def days_with_tasks(database: Database) -> tuple[date, ...]:
     return tuple(day for (day,) in rows)
 
 
-def _rows(connection: Connection, kind: type[Row], query: LiteralString, parameters: object) -> list[Row]:
+def _rows(
+    connection: Connection, kind: type[Row], query: LiteralString, parameters: tuple[list[date]]
+) -> list[Row]:
     return connection.cursor(row_factory=class_row(kind)).execute(query, parameters).fetchall()

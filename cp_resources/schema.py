@@ -6,6 +6,8 @@ internal `tasks.id`. Queue rows are narrow; what only one step reads lives in `t
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -48,7 +50,7 @@ def _one_of(column: str, values: list[str]) -> str:
     return f"{column} IN ({', '.join(repr(str(value)) for value in sorted(values))})"
 
 
-def _timestamp(name: str, *, nullable: bool = False, default_now: bool = False) -> Column:
+def _timestamp(name: str, *, nullable: bool = False, default_now: bool = False) -> Column[datetime]:
     return Column(
         name,
         DateTime(timezone=True),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -17,7 +16,7 @@ class Settings(BaseSettings):
     Every field is set by the environment variable CP_<FIELD>, in upper case.
     """
 
-    model_config = SettingsConfigDict(env_prefix="CP_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="CP_", env_ignore_empty=True, extra="ignore")
 
     home: Path = Field(
         default=PROJECT_ROOT / ".control-panel",
@@ -49,12 +48,18 @@ class Settings(BaseSettings):
         description="Time zone of daily_learning_schedule: it runs at 02:00 there. Such as Europe/Berlin.",
     )
 
-    @cached_property
+    @field_validator("home", "config_dir", "inbox_dir", "dbt_project_dir")
+    @classmethod
+    def _absolute(cls, folder: Path | None) -> Path | None:
+        """Other processes, with working folders of their own, are told these paths."""
+        return folder and folder.expanduser().resolve()
+
+    @property
     def inbox(self) -> Path:
         """The folder that task_inbox_sensor watches."""
         return self.inbox_dir or self.home / "inbox"
 
-    @cached_property
+    @property
     def dagster_home(self) -> Path:
         """DAGSTER_HOME of processes started by `control-panel up`."""
         return self.home / "dagster"

@@ -1,4 +1,4 @@
-"""The rows of tasks and task_payloads: storing submissions in bulk, and what is asked about them.
+"""Submitted tasks on their way into the database: the rows of `tasks` and `task_payloads`, in bulk.
 
 Scores, assignments and executions of a task have stores of their own.
 """
@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import date, datetime
-from typing import Any, LiteralString, NamedTuple
+from datetime import datetime
+from typing import LiteralString, NamedTuple
 
 import psycopg
-from psycopg.rows import class_row
 
-from cp_core.tasks.states import TaskState
 from cp_core.tasks.submission import TaskSubmission
 from cp_resources.database import Database
 
-INSERT_ATTEMPTS = 3
-"""Two writers that hold the same tasks in another order may stop each other; the loser tries again."""
+INSERT_ATTEMPTS = 5
+"""Writers of the same tasks in another order may stop each other; those who lose try again, one by one."""
+_RETRY_LOCK = 0x6370_7461  # any number that only retries of an insert take
 
 
 class NewTask(NamedTuple):
@@ -77,35 +75,6 @@ class Inserted(NamedTuple):
     differing: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class StoredTask:
-    """A task as the database holds it. `id` is internal; `task_id` is the one people use."""
-
-    id: int
-    task_id: str
-    idempotency_key: str | None
-    submitted_at: datetime
-    submission_day: date
-    state: TaskState
-    reason: str | None
-    priority: int
-    workspace: str
-    deadline: datetime | None
-    dependencies: list[str] | None
-    attempts: int
-    max_attempts: int
-    title: str
-    description: str
-    labels: list[str]
-    estimated_files: int | None
-    estimated_lines: int | None
-    workspace_files: int | None
-    extra: dict[str, Any] | None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "state", TaskState(self.state))
-
-
 class TaskStore:
     """Tasks in the database."""
 
@@ -117,18 +86,13 @@ class TaskStore:
 
         A row whose task_id or idempotency_key is taken, by a task or an earlier row, changes nothing.
         """
-        for _ in range(INSERT_ATTEMPTS - 1):
-            with suppress(psycopg.errors.DeadlockDetected):
-                return self._insert(rows)
-        return self._insert(rows)
-
-    def get(self, task_id: str) -> StoredTask | None:
-        """The task with this id, or None."""
-        with (
-            self._database.transaction() as connection,
-            connection.cursor(row_factory=class_row(StoredTask)) as cursor,
-        ):
-            return cursor.execute(_GET, [task_id]).fetchone()
+        try:
+            return self._insert(rows)
+        except psycopg.errors.DeadlockDetected:
+            for _ in range(INSERT_ATTEMPTS - 2):
+                with suppress(psycopg.errors.DeadlockDetected):
+                    return self._insert(rows, in_turn=True)
+            return self._insert(rows, in_turn=True)
 
     def known_ids(self, task_ids: Collection[str]) -> set[str]:
         """Those of `task_ids` that are stored."""
@@ -140,23 +104,10 @@ class TaskStore:
             "SELECT idempotency_key FROM tasks WHERE idempotency_key = ANY(%s)", idempotency_keys
         )
 
-    def counts(self, day: date) -> dict[TaskState, int]:
-        """How many tasks submitted on `day` stand in each state that has any."""
-        rows = self._database.fetch(
-            "SELECT state, count(*) FROM tasks WHERE submission_day = %s GROUP BY state ORDER BY state", [day]
-        )
-        return {TaskState(state): count for state, count in rows}
-
-    def days_with_work(self, now: datetime | None = None) -> list[tuple[date, int]]:
-        """Submission days on which a run would find something to do now, oldest first, and how many tasks.
-
-        That is tasks to assign or to execute whose time has come, and running ones whose lease ran out. `now`
-        is the database's clock when not given.
-        """
-        return self._database.fetch(_DAYS_WITH_WORK, {"now": now})
-
-    def _insert(self, rows: Sequence[NewTask]) -> Inserted:
+    def _insert(self, rows: Sequence[NewTask], *, in_turn: bool = False) -> Inserted:
         with self._database.transaction() as connection:
+            if in_turn:
+                connection.execute("SELECT pg_advisory_xact_lock(%s)", [_RETRY_LOCK])
             connection.execute(_INCOMING)
             with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
                 for row in rows:
@@ -220,21 +171,4 @@ WHERE (
     task_payloads.estimated_lines, task_payloads.workspace_files
 )
 ORDER BY incoming.id
-"""
-
-_GET: LiteralString = """
-SELECT id, task_id, idempotency_key, submitted_at, submission_day, state, reason, priority, workspace,
-    deadline, dependencies, attempts, max_attempts, title, description, labels,
-    estimated_files, estimated_lines, workspace_files, extra
-FROM tasks JOIN task_payloads ON task = id
-WHERE task_id = %s
-"""
-
-_DAYS_WITH_WORK: LiteralString = """
-WITH clock AS (SELECT coalesce(%(now)s::timestamptz, now()) AS now)
-SELECT submission_day, count(*)
-FROM tasks, clock
-WHERE state IN ('queued', 'deferred', 'assigned') AND available_at <= clock.now
-    OR state = 'running' AND lease_expires_at < clock.now
-GROUP BY submission_day ORDER BY submission_day
 """

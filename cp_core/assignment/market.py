@@ -177,7 +177,9 @@ def open_market(
     held = {account.account: account for account in accounts}
     missing = [name for name in catalogue.accounts if name not in held]
     if missing:
-        raise LookupError(f"the ledger has no account {', '.join(missing)}: open the registry's accounts first")
+        raise LookupError(
+            f"the ledger has no account {', '.join(missing)}: open the registry's accounts first"
+        )
     standing = [held[name] for name in catalogue.accounts]
     return Market(
         catalogue=catalogue,

@@ -55,7 +55,9 @@ class FairnessPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    points_per_hour: float = Field(default=0.25, ge=0, description="Value points that an hour of waiting adds.")
+    points_per_hour: float = Field(
+        default=0.25, ge=0, description="Value points that an hour of waiting adds."
+    )
     overdue_hours: float = Field(default=72.0, gt=0, description="After this wait a task is served first.")
 
 
@@ -94,7 +96,7 @@ class Round:
         forecast: what these decisions are expected to come to.
         alternatives: what each other strategy was expected to come to on the same batch.
         considered: pairs of task and plan; `pruned`: those that were ruled out, by reason.
-        """
+    """
 
     decisions: list[Decision]
     prices: dict[str, float] = field(default_factory=dict)
@@ -324,9 +326,7 @@ class _Clearing:
                 "excluded": self._excluded(row),
                 "prices": {
                     account: float(price)
-                    for account, price in zip(
-                        self._market.catalogue.accounts, solution.prices, strict=True
-                    )
+                    for account, price in zip(self._market.catalogue.accounts, solution.prices, strict=True)
                     if price > 0
                 },
             },

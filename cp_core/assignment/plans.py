@@ -147,9 +147,7 @@ class PlanBook:
             rows = self._rows_of_stage(stage)
             charges[rows] = np.where(prepaid, reached * predictions.tokens[option], price)
             charge_list_usd[rows] = price
-            reach[has_stage] = reached * (
-                1 - able * check.sensitivity - (1 - able) * (1 - check.specificity)
-            )
+            reach[has_stage] = reached * (1 - able * check.sensitivity - (1 - able) * (1 - check.specificity))
         return Outlook(success, list_usd, billed_usd, seconds, charges, charge_list_usd)
 
     def _rows_of_stage(self, stage: int) -> NDArray[np.intp]:
@@ -159,7 +157,9 @@ class PlanBook:
 
 def escalations(options: Options, most_stages: int) -> list[Plan]:
     """Every single enabled option, and every sequence of up to `most_stages` that rises in tier at each stage."""
-    cheapest_first = sorted(np.flatnonzero(options.enabled).tolist(), key=lambda option: -int(options.tier[option]))
+    cheapest_first = sorted(
+        np.flatnonzero(options.enabled).tolist(), key=lambda option: -int(options.tier[option])
+    )
     return [
         plan
         for stages in range(1, most_stages + 1)

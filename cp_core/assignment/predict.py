@@ -127,7 +127,9 @@ class Predictor:
         input_mean = self._input_factor * _row(tasks["input_mean"])
         output_mean = self._output_factor * _row(tasks["output_mean"])
         return Predictions(
-            success=self._success[:, _codes(tasks["domain"], _DOMAINS), _codes(tasks["complexity"], _COMPLEXITIES)],
+            success=self._success[
+                :, _codes(tasks["domain"], _DOMAINS), _codes(tasks["complexity"], _COMPLEXITIES)
+            ],
             input_mean=input_mean,
             input_median=self._input_factor * _row(tasks["input_median"]),
             output_mean=output_mean,

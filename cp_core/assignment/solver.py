@@ -75,10 +75,16 @@ class Problem:
             )
         if self.capacity.shape != (accounts,):
             raise ValueError(f"capacity has shape {self.capacity.shape}, but draws name {accounts} accounts")
-        if not np.array_equal(np.unique(self.charge_plan), np.arange(plans)) or np.any(np.diff(self.charge_plan) < 0):
-            raise ValueError(f"charge_plan must be ascending and name each of {plans} plans, got {self.charge_plan}")
+        if not np.array_equal(np.unique(self.charge_plan), np.arange(plans)) or np.any(
+            np.diff(self.charge_plan) < 0
+        ):
+            raise ValueError(
+                f"charge_plan must be ascending and name each of {plans} plans, got {self.charge_plan}"
+            )
         _refuse(np.isnan(self.values) | (self.values == np.inf), self.values, "values", "a number or -inf")
-        _refuse(~((self.charges >= 0) & np.isfinite(self.charges)), self.charges, "charges", "finite and >= 0")
+        _refuse(
+            ~((self.charges >= 0) & np.isfinite(self.charges)), self.charges, "charges", "finite and >= 0"
+        )
         _refuse(~((self.draws >= 0) & np.isfinite(self.draws)), self.draws, "draws", "finite and >= 0")
         _refuse(~(self.capacity >= 0), self.capacity, "capacity", ">= 0")
 
@@ -308,7 +314,9 @@ def _without_pairs_that_never_fit(problem: Problem) -> Problem:
     Such a pair is in no assignment, so leaving it out keeps every solution and tightens the bound.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        largest = np.where(problem.draws > 0, problem.capacity / problem.draws, np.inf).min(axis=1, initial=np.inf)
+        largest = np.where(problem.draws > 0, problem.capacity / problem.draws, np.inf).min(
+            axis=1, initial=np.inf
+        )
     too_large = problem.charges > largest[:, None]
     if not too_large.any():
         return problem

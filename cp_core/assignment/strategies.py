@@ -45,7 +45,9 @@ class ObjectivePolicy(BaseModel):
         ge=0,
         description="maximize_subscription_usage: points for a dollar's worth of prepaid tokens about to lapse.",
     )
-    points_per_minute: float = Field(default=1.0, ge=0, description="fastest: points that one minute is worth.")
+    points_per_minute: float = Field(
+        default=1.0, ge=0, description="fastest: points that one minute is worth."
+    )
 
 
 @dataclass(frozen=True)

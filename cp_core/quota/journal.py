@@ -1,7 +1,8 @@
 """The ledger's rules: double entry, append only, two phases. `cp_resources.ledger` reads and stores.
 
-A journal is opened over balances. Every entry moves both sides of a transfer at once, so debits equal credits
-by construction; then transfers and moves are stored together.
+A batch of reservations or settlements is decided first, as transfers; a journal then moves the balances by
+them and enters what else follows: windows that turn over, use that was not reserved. Every entry moves both
+sides of a transfer at once, so debits equal credits by construction.
 
     grant     source  -> account   at the opening of a window, or when a limit was raised
     lapse     account -> source    what a window left over, or what a lowered limit takes away
@@ -41,9 +42,6 @@ class Phase(StrEnum):
     PENDING = "pending"
     POST = "post"
     VOID = "void"
-
-
-_POSTED = frozenset({Phase.SINGLE, Phase.POST})
 
 
 class Code(StrEnum):
@@ -167,30 +165,30 @@ class QuotaBalance(Balance):
         """Whether a reservation made at `now` opens a new window."""
         return has_ended(self.window_ends_at, now)
 
+    def available_at(self, now: datetime) -> Decimal:
+        """What can be reserved at `now`."""
+        return self.granted_at_opening() if self.has_ended(now) else self.held
+
     def granted_at_opening(self) -> Decimal:
         """What a window opened now would make available: reservations of earlier windows still count."""
         return max(_ZERO, self.limit - self.debits_pending)
 
     def as_found_at(self, now: datetime) -> Account:
         """The account as a reservation made at `now` would find it."""
-        if not self.has_ended(now):
-            return self._account(self.used, self.held, self.window_started_at, self.window_ends_at)
-        if self.window.opens_with_first_use:
-            return self._account(_ZERO, self.granted_at_opening(), None, None)
-        return self._account(_ZERO, self.granted_at_opening(), *bounds(self.window, now))
-
-    def _account(
-        self, used: Decimal, available: Decimal, started_at: datetime | None, ends_at: datetime | None
-    ) -> Account:
+        started_at, ends_at = self.window_started_at, self.window_ends_at
+        if self.has_ended(now):
+            started_at, ends_at = (
+                (None, None) if self.window.opens_with_first_use else bounds(self.window, now)
+            )
         return Account(
             account=self.account,
             kind=self.kind,
             unit=self.unit,
             window=self.window,
             limit=self.limit,
-            used=used,
+            used=_ZERO if self.has_ended(now) else self.used,
             pending=self.debits_pending,
-            available=available,
+            available=self.available_at(now),
             window_started_at=started_at,
             window_ends_at=ends_at,
         )
@@ -211,11 +209,138 @@ def reservation_transfers(key: UUID, accounts: Iterable[str]) -> list[UUID]:
     return [uuid5(key, account) for account in accounts]
 
 
+class Use(NamedTuple):
+    """What an attempt used without having reserved it."""
+
+    key: UUID
+    account: str
+    amount: Decimal
+    task: int | None
+
+
+class Resolution(NamedTuple):
+    """A post or void, and what its pending transfer had reserved."""
+
+    transfer: Transfer
+    reserved: Decimal
+
+
+def decide_reservations(
+    reservations: Sequence[Reservation],
+    pendings: Iterable[Pending],
+    balances: Mapping[str, Balance],
+    now: datetime,
+    expires_at: datetime,
+) -> tuple[list[bool], list[Transfer]]:
+    """Take in the given order what fits: each reservation over all of its accounts, or not at all.
+
+    Args:
+        reservations: what is wanted.
+        pendings: every pending transfer of their keys that is stored already, resolved or not.
+        balances: by account.
+        now: windows that ended by then are counted as if they had been opened anew.
+        expires_at: of the pending transfers.
+
+    Returns:
+        For each reservation whether it is made, now or before; and the transfers that make it.
+
+    Raises:
+        LedgerError: an account does not exist, or a key was reserved before over other accounts.
+    """
+    made: dict[UUID, set[str]] = {}
+    for pending in pendings:
+        made.setdefault(pending.reservation, set()).add(pending.debit_account)
+    wanted = {account for reservation in reservations for account in reservation.amounts}
+    rows = {account: _quota_account(balances, account) for account in wanted}
+    available = {account: row.available_at(now) for account, row in rows.items()}
+    answers, transfers = [], []
+    for reservation in reservations:
+        key, amounts = reservation.key, reservation.amounts
+        known = made.get(key)
+        if known is not None and known != amounts.keys():
+            raise LedgerError(
+                f"reservation {key} was made before over {', '.join(sorted(known))}, "
+                f"not {', '.join(sorted(amounts))}: another attempt needs another key"
+            )
+        fits = known is None and all(available[account] >= amount for account, amount in amounts.items())
+        answers.append(fits or known is not None)
+        if not fits:
+            continue
+        made[key] = set(amounts)
+        for account, amount in amounts.items():
+            available[account] -= amount
+            transfers.append(
+                Transfer(
+                    transfer_id=uuid5(key, account),
+                    phase=Phase.PENDING,
+                    debit_account=account,
+                    credit_account=spent(rows[account].unit),
+                    amount=amount,
+                    code=Code.USE,
+                    reservation=key,
+                    task=reservation.task,
+                    expires_at=expires_at,
+                )
+            )
+    return answers, transfers
+
+
+def decide_settlements(
+    settlements: Sequence[Settlement], pendings: Iterable[Pending]
+) -> tuple[list[Resolution], list[Use]]:
+    """Post what was used up to what was reserved, which frees the rest; void where nothing was used.
+
+    Args:
+        settlements: in order; the first of a key counts.
+        pendings: every pending transfer of their keys, resolved ones too.
+
+    Returns:
+        How pending transfers are resolved; and what was used beyond them, or under one that was voided,
+        expired or never made. Use under a reservation that was posted before is a repeat, and in neither.
+    """
+    reserved: dict[UUID, dict[str, Pending]] = {}
+    for pending in pendings:
+        reserved.setdefault(pending.reservation, {})[pending.debit_account] = pending
+    resolutions: list[Resolution] = []
+    uses: dict[tuple[UUID, str], Use] = {}
+    for settlement in settlements:
+        of_key = reserved.setdefault(settlement.key, {})
+        task = next((pending.task for pending in of_key.values()), None)
+        for account in dict.fromkeys((*of_key, *settlement.used)):
+            used = settlement.used.get(account, _ZERO)
+            of_account = of_key.get(account)
+            if of_account and of_account.resolved_by is Phase.POST:
+                continue
+            if of_account and of_account.resolved_by is None:
+                resolution = _resolve(of_account, used)
+                of_key[account] = of_account._replace(resolved_by=resolution.transfer.phase)
+                resolutions.append(resolution)
+                used = max(_ZERO, used - of_account.amount)
+            if used:
+                uses.setdefault((settlement.key, account), Use(settlement.key, account, used, task))
+    return resolutions, list(uses.values())
+
+
+def _resolve(pending: Pending, used: Decimal) -> Resolution:
+    transfer = Transfer(
+        transfer_id=uuid5(pending.transfer_id, "resolved"),
+        phase=Phase.POST if used else Phase.VOID,
+        debit_account=pending.debit_account,
+        credit_account=pending.credit_account,
+        amount=min(used, pending.amount) if used else pending.amount,
+        code=Code.USE,
+        pending_id=pending.transfer_id,
+        reservation=pending.reservation,
+        task=pending.task,
+    )
+    return Resolution(transfer, pending.amount)
+
+
 class Journal:
     """Entries over `balances` (by account, and kept up to date) at the instant `now`.
 
     Attributes:
-        transfers: what was entered, in order.
+        transfers: what was entered beside the batch that was decided before.
         rewindowed: accounts whose limit or window is no longer as it was.
     """
 
@@ -234,70 +359,41 @@ class Journal:
         }
         return {account: counters for account, counters in added.items() if any(counters)}
 
-    def reserve(self, reservation: Reservation, expires_at: datetime) -> bool:
-        """Reserve every amount, opening windows that need it; or, where one does not fit, change nothing."""
-        rows = [(self._account(name), amount) for name, amount in reservation.amounts.items()]
-        if any(amount > self._available(row) for row, amount in rows):
-            return False
-        for row, amount in rows:
+    def reserve(self, pendings: Iterable[Transfer]) -> bool:
+        """Hold what `decide_reservations` gave out, opening windows for it; False where it fits no more."""
+        wanted: dict[str, Decimal] = {}
+        for pending in pendings:
+            wanted[pending.debit_account] = wanted.get(pending.debit_account, _ZERO) + pending.amount
+        for account, amount in wanted.items():
+            row = self._account(account)
             if row.has_ended(self._now):
-                self.turn_over(row.account)
-            self._enter(
-                Transfer(
-                    uuid5(reservation.key, row.account),
-                    Phase.PENDING,
-                    row.account,
-                    spent(row.unit),
-                    amount,
-                    Code.USE,
-                    reservation=reservation.key,
-                    task=reservation.task,
-                    expires_at=expires_at,
-                )
-            )
+                self.turn_over(account)
+            if amount > row.held:
+                return False
+            row.debits_pending += amount
+            self.balances[spent(row.unit)].credits_pending += amount
         return True
 
-    def resolve(self, pending: Pending, used: Decimal) -> Decimal:
-        """Post what was used, up to what was reserved, which frees the rest; void when nothing was.
+    def resolve(self, resolutions: Iterable[Resolution]) -> None:
+        """Move what `decide_settlements` posted, and free what it did not use."""
+        for transfer, reserved in resolutions:
+            debit, credit = self.balances[transfer.debit_account], self.balances[transfer.credit_account]
+            debit.debits_pending -= reserved
+            credit.credits_pending -= reserved
+            if transfer.phase is Phase.POST:
+                debit.debits_posted += transfer.amount
+                credit.credits_posted += transfer.amount
 
-        Returns:
-            What was used beyond the reservation, still to be entered as an overrun.
-        """
-        posted = min(used, pending.amount)
-        phase = Phase.POST if posted else Phase.VOID
-        self._enter(
-            Transfer(
-                uuid5(pending.transfer_id, "resolved"),
-                phase,
-                pending.debit_account,
-                pending.credit_account,
-                posted if posted else pending.amount,
-                Code.USE,
-                pending_id=pending.transfer_id,
-                reservation=pending.reservation,
-                task=pending.task,
-            ),
-            reserved=pending.amount,
-        )
-        return used - posted
-
-    def overrun(self, key: UUID, account: str, amount: Decimal, task: int | None) -> None:
+    def overrun(self, use: Use) -> None:
         """Charge what was used without being reserved. What the account does not hold, its source grants."""
+        key, account, amount, task = use
         row = self._account(account)
         lacking = amount - row.held
         if lacking > 0:
-            self._single(
-                uuid5(key, f"{account}/drawn"),
-                source(row.unit),
-                account,
-                lacking,
-                Code.OVERRUN,
-                key,
-                task,
-            )
-        self._single(
-            overrun_transfer(key, account), account, spent(row.unit), amount, Code.OVERRUN, key, task
-        )
+            drawn = uuid5(key, f"{account}/drawn")
+            self._move(drawn, source(row.unit), account, lacking, Code.OVERRUN, key, task)
+        charge = overrun_transfer(key, account)
+        self._move(charge, account, spent(row.unit), amount, Code.OVERRUN, key, task)
 
     def turn_over(self, account: str) -> None:
         """Close the account's window and open the one of now: what is left lapses, the limit is granted anew.
@@ -308,11 +404,11 @@ class Journal:
         start, end = bounds(row.window, self._now)
         window = f"{account}/{row.window}/{start.isoformat()}"
         if row.held > 0:
-            self._single(uuid5(_LEDGER, f"{window}/lapse"), account, source(row.unit), row.held, Code.LAPSE)
+            self._move(uuid5(_LEDGER, f"{window}/lapse"), account, source(row.unit), row.held, Code.LAPSE)
         row.debits_before_window = row.debits_posted
         row.window_started_at, row.window_ends_at = start, end
         self.rewindowed.add(account)
-        self._single(
+        self._move(
             opening_grant(account, row.window, start),
             source(row.unit),
             account,
@@ -351,21 +447,15 @@ class Journal:
         # Either entry moves a posted counter, so the pair of counters never names two adjustments.
         name = uuid5(_LEDGER, f"{row.account}/limit/{row.debits_posted}/{row.credits_posted}")
         if missing > 0:
-            self._single(name, source(row.unit), row.account, missing, Code.GRANT)
+            self._move(name, source(row.unit), row.account, missing, Code.GRANT)
         if missing < 0:
-            self._single(name, row.account, source(row.unit), -missing, Code.LAPSE)
+            self._move(name, row.account, source(row.unit), -missing, Code.LAPSE)
             row.debits_before_window -= missing
 
-    def _available(self, row: QuotaBalance) -> Decimal:
-        return row.granted_at_opening() if row.has_ended(self._now) else row.held
-
     def _account(self, name: str) -> QuotaBalance:
-        row = self.balances.get(name)
-        if not isinstance(row, QuotaBalance):
-            raise LedgerError(f"there is no quota account {name!r}; open the registry's accounts first")
-        return row
+        return _quota_account(self.balances, name)
 
-    def _single(
+    def _move(
         self,
         transfer_id: UUID,
         debit: str,
@@ -375,22 +465,11 @@ class Journal:
         key: UUID | None = None,
         task: int | None = None,
     ) -> None:
-        self._enter(
+        self.balances[debit].debits_posted += amount
+        self.balances[credit].credits_posted += amount
+        self.transfers.append(
             Transfer(transfer_id, Phase.SINGLE, debit, credit, amount, code, reservation=key, task=task)
         )
-
-    def _enter(self, transfer: Transfer, *, reserved: Decimal = _ZERO) -> None:
-        debit, credit = self.balances[transfer.debit_account], self.balances[transfer.credit_account]
-        if transfer.phase is Phase.PENDING:
-            debit.debits_pending += transfer.amount
-            credit.credits_pending += transfer.amount
-        elif reserved:
-            debit.debits_pending -= reserved
-            credit.credits_pending -= reserved
-        if transfer.phase in _POSTED:
-            debit.debits_posted += transfer.amount
-            credit.credits_posted += transfer.amount
-        self.transfers.append(transfer)
 
 
 def opening_grant(account: str, window: Window, start: datetime) -> UUID:
@@ -403,45 +482,11 @@ def overrun_transfer(key: UUID, account: str) -> UUID:
     return uuid5(key, f"{account}/overrun")
 
 
-def settle(
-    journal: Journal,
-    settlements: Sequence[Settlement],
-    pendings: Iterable[Pending],
-    charged: set[UUID],
-) -> int:
-    """Enter settlements: every post and void first, so that overruns find all that was freed.
-
-    Args:
-        journal: over the accounts of `settlements` and `pendings`.
-        settlements: one a key at most.
-        pendings: every pending transfer of their keys, resolved ones too.
-        charged: ids of the overruns among `overrun_transfer(...)` that are stored already.
-
-    Returns:
-        How many pending transfers were resolved.
-    """
-    reserved: dict[UUID, dict[str, Pending]] = {}
-    for pending in pendings:
-        reserved.setdefault(pending.reservation, {})[pending.debit_account] = pending
-    overruns: dict[UUID, tuple[UUID, str, Decimal, int | None]] = {}
-    resolved = 0
-    for settlement in settlements:
-        of_key = reserved.setdefault(settlement.key, {})
-        task = next((pending.task for pending in of_key.values()), None)
-        for account in dict.fromkeys((*of_key, *settlement.used)):
-            used = settlement.used.get(account, _ZERO)
-            of_account = of_key.get(account)
-            if of_account and of_account.resolved_by is Phase.POST:
-                continue  # this use was charged before
-            if of_account and of_account.resolved_by is None:
-                of_key[account] = of_account._replace(resolved_by=Phase.POST if used else Phase.VOID)
-                used = journal.resolve(of_account, used)
-                resolved += 1
-            if used and (overrun_id := overrun_transfer(settlement.key, account)) not in charged:
-                overruns.setdefault(overrun_id, (settlement.key, account, used, task))
-    for overrun in overruns.values():
-        journal.overrun(*overrun)
-    return resolved
+def _quota_account(balances: Mapping[str, Balance], name: str) -> QuotaBalance:
+    row = balances.get(name)
+    if not isinstance(row, QuotaBalance):
+        raise LedgerError(f"there is no quota account {name!r}; open the registry's accounts first")
+    return row
 
 
 def _exact(key: UUID, amounts: Mapping[str, Decimal]) -> dict[str, Decimal]:

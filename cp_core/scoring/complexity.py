@@ -1,4 +1,4 @@
-"""Complexity: the larger of what files and lines say, and highly complex for certain words whatever the size."""
+"""Complexity: the larger of what files and lines say; some words make a task highly complex at any size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def named_highly_complex(
         parts = [label.split("-") for label in own]
         return any(not wanted.isdisjoint(words) and no.isdisjoint(words) for words in parts)
 
-    return text.mentions(wanted) | labels.map(by_label, np.bool_)
+    return np.asarray(text.mentions(wanted) | labels.map(by_label, np.bool_))
 
 
 def complexity_of(

@@ -48,7 +48,8 @@ PRIORITIES = ("P0", "P1", "P2", "P3", "P4")
 def _phrase(value: str) -> str:
     if not value or phrase_key(value) != value:
         raise ValueError(
-            f"{value!r} can never be found: write words in lower case, separated by one space, without punctuation"
+            f"{value!r} can never be found; write words in lower case, with one space between, "
+            "without punctuation"
         )
     return value
 
@@ -65,7 +66,7 @@ class _Section(BaseModel):
 
 
 class TextRules(_Section):
-    """How titles and descriptions are read. Code fences and HTML comments are never read for words or paths."""
+    """How titles and descriptions are read."""
 
     lead_characters: int = Field(ge=0, le=100_000, description="how far into a description a word counts")
     negations: tuple[Name, ...] = Field(
@@ -272,13 +273,13 @@ class ScoringConfig(_Section):
             return
         if files * self.size.lines_per_file > lines:
             raise ValueError(
-                f"size.lines_per_file {self.size.lines_per_file} gives the {files} files of a {level} task more than "
-                f"its {lines} lines; use at most {lines // max(files, 1)}"
+                f"size.lines_per_file {self.size.lines_per_file} gives the {files} files of a {level} task "
+                f"more than its {lines} lines; use at most {lines // max(files, 1)}"
             )
         if -(-lines // self.size.lines_filling_a_file) > files:
             raise ValueError(
-                f"size.lines_filling_a_file {self.size.lines_filling_a_file} spreads the {lines} lines of a {level} "
-                f"task over more than its {files} files; use at least {-(-lines // max(files, 1))}"
+                f"size.lines_filling_a_file {self.size.lines_filling_a_file} spreads the {lines} lines of a "
+                f"{level} task over more than its {files} files; use at least {-(-lines // max(files, 1))}"
             )
 
 

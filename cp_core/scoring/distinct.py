@@ -1,8 +1,8 @@
-"""A column with few distinct values, so that a rule in plain Python is asked once a value instead of once a row."""
+"""A column with few distinct values, so that a rule in plain Python is asked once a value, not once a row."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -21,11 +21,10 @@ class Distinct(Generic[Value]):
     codes: NDArray[np.intp]
 
     @classmethod
-    def of(cls, column: Iterable[Value]) -> Distinct[Value]:
+    def of(cls, column: Sequence[Value]) -> Distinct[Value]:
         """Gather the distinct values of `column`, in order of first appearance."""
-        seen: dict[Value, int] = {}
-        codes = [seen.setdefault(value, len(seen)) for value in column]
-        return cls(list(seen), np.array(codes, dtype=np.intp))
+        code = {value: at for at, value in enumerate(dict.fromkeys(column))}
+        return cls(list(code), np.fromiter(map(code.__getitem__, column), dtype=np.intp, count=len(column)))
 
     def map(self, rule: Callable[[Value], object], dtype: DTypeLike) -> NDArray[Any]:
         """What `rule` says of each row's value, as an array of one entry a row."""
@@ -33,5 +32,5 @@ class Distinct(Generic[Value]):
 
     def regroup(self, form: Callable[[Value], Other]) -> Distinct[Other]:
         """The column with `form` of each value in its place."""
-        forms = Distinct.of(form(value) for value in self.values)
+        forms = Distinct.of([form(value) for value in self.values])
         return Distinct(forms.values, forms.codes[self.codes])

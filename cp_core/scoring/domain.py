@@ -1,4 +1,4 @@
-"""Domain: the part of a system a task is about, by its labels, else the paths it names, else its workspace."""
+"""Domain: the part of a system a task is about, by its labels, else paths it names, else its workspace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ DOMAINS = tuple(Domain)
 _KINDS_OF_WORK = (Domain.DOCUMENTATION, Domain.TESTING)
 _AREAS = (Domain.INFRASTRUCTURE, Domain.ML, Domain.FRONTEND, Domain.BACKEND)
 PRECEDENCE = (*_KINDS_OF_WORK, *_AREAS)
-"""Which domain wins where one source names several: a kind of work says more than an area, and among areas the more
+"""Which domain wins where one source names several: a kind of work says more than an area, and among areas
+the more
 particular one says more than the backend, which most tasks touch."""
 
 _BETWEEN_WORDS = re.compile(r"[\W_]+")

@@ -1,8 +1,9 @@
 """The token prior: how many input and output tokens a task will likely take, before anything was learned.
 
-The configured numbers are means, because a plan that adds up tasks needs means: tokens of real runs have a heavy right
-tail, and a sum of medians falls short of the total by a third. The spread is log-normal: with a standard deviation s of
-the logarithm, median = mean / exp(s^2 / 2), and the q-quantile = median x exp(s z(q)).
+The configured numbers are means, because a plan that adds up tasks needs means: tokens of real runs have a
+heavy right tail, and a sum of medians falls short of the total by a third. The spread is log-normal: with a
+standard deviation s of the logarithm, median = mean / exp(s^2 / 2), and the q-quantile = median x exp(s
+z(q)).
 """
 
 from __future__ import annotations

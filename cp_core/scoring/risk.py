@@ -1,4 +1,4 @@
-"""Risk: what a mistake would touch, by labels, else paths, else words; the highest risk that the source names."""
+"""Risk: what a mistake would touch, by labels, else paths, else words; the highest that the source names."""
 
 from __future__ import annotations
 

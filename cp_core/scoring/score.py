@@ -1,7 +1,7 @@
 """Scoring a DataFrame of tasks: the rules joined, with every factor kept.
 
-The time is the task's own submission, never the clock, and a row's score depends on that row alone, so that scoring a
-past day again, or in other portions, gives the same.
+The time is the task's own submission, never the clock, and a row's score depends on that row alone, so that
+scoring a past day again, or in other portions, gives the same.
 """
 
 from __future__ import annotations
@@ -13,8 +13,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cp_core.scoring.columns import (
+    counts,
+    hours_left,
+    present,
+    priorities,
+    require_columns,
+)
 from cp_core.scoring.complexity import LEVELS, complexity_factor, complexity_of, named_highly_complex
-from cp_core.scoring.config import PRIORITIES, ScoringConfig
+from cp_core.scoring.config import ScoringConfig
 from cp_core.scoring.distinct import Distinct
 from cp_core.scoring.domain import DOMAINS, DomainSource, domain_factor, domains_of
 from cp_core.scoring.estimate import estimate_tokens
@@ -24,21 +31,6 @@ from cp_core.scoring.text import read_texts
 from cp_core.scoring.urgency import time_bonus_of
 from cp_core.scoring.value import priority_points, value_score
 from cp_core.scoring.words import label_key
-
-TASK_COLUMNS = (
-    "title",
-    "description",
-    "priority",
-    "labels",
-    "workspace",
-    "estimated_files",
-    "estimated_lines",
-    "workspace_files",
-    "deadline",
-    "submitted_at",
-    "blocks_others",
-)
-"""What `score_tasks` reads; other columns are ignored."""
 
 SCORE_COLUMNS = (
     "files",
@@ -67,18 +59,11 @@ SCORE_COLUMNS = (
 """What `score_tasks` gives, in this order."""
 
 
-class InvalidTasksError(ValueError):
-    """The tasks to score are not as described. The text names the column, the row, the value and what is allowed."""
-
-
 def score_tasks(tasks: pd.DataFrame, config: ScoringConfig) -> pd.DataFrame:
     """Score and estimate every row.
 
     Args:
-        tasks: one row a task, with `TASK_COLUMNS`: title and description (text), priority (0 for P0, to 4), labels (a
-            list of text), workspace (text), estimated_files, estimated_lines and workspace_files (0 or more, or
-            missing), deadline (with time zone, or missing), submitted_at (with time zone), blocks_others (whether
-            another open task depends on this one).
+        tasks: one row a task, with `TASK_COLUMNS`.
         config: the whole of `config/scoring.yaml`.
 
     Returns:
@@ -87,39 +72,29 @@ def score_tasks(tasks: pd.DataFrame, config: ScoringConfig) -> pd.DataFrame:
     Raises:
         InvalidTasksError: a column is missing, or holds what it must not.
     """
-    missing = [column for column in TASK_COLUMNS if column not in tasks]
-    if missing:
-        raise InvalidTasksError(
-            f"the tasks lack column {', '.join(missing)}; needed are {', '.join(TASK_COLUMNS)}"
-        )
-
-    labels = Distinct.of(map(tuple, _present(tasks, "labels"))).regroup(
+    require_columns(tasks)
+    labels = Distinct.of([tuple(own) for own in present(tasks, "labels")]).regroup(
         lambda own: frozenset(label_key(label) for label in own)
     )
-    text = read_texts(_present(tasks, "title"), _present(tasks, "description"), config)
-    priority = _priority(tasks)
+    workspaces = Distinct.of(present(tasks, "workspace"))
+    text = read_texts(present(tasks, "title"), present(tasks, "description"), config)
 
     large = named_highly_complex(text, labels, config.complexity, config.text.negations)
     sizes = sizes_of(
-        _count(tasks, "estimated_files"), _count(tasks, "estimated_lines"), text, large, config.size
+        counts(tasks, "estimated_files"), counts(tasks, "estimated_lines"), text, large, config.size
     )
     complexity = complexity_of(sizes, large, config.complexity)
-    domains = domains_of(labels, text.paths, Distinct.of(_present(tasks, "workspace")), config.domains)
+    domains = domains_of(labels, text.paths, workspaces, config.domains)
     risk = risks_of(labels, text, config.risks)
-    bonus = time_bonus_of(
-        _hours_left(tasks),
-        labels,
-        text,
-        tasks["blocks_others"].to_numpy(dtype=np.bool_),
-        config.time_bonus,
-    )
+    blocks_others = np.array(present(tasks, "blocks_others"), dtype=np.bool_)
+    bonus = time_bonus_of(hours_left(tasks), labels, text, blocks_others, config.time_bonus)
     inputs, outputs = estimate_tokens(
-        complexity, domains.domain, _count(tasks, "workspace_files"), config.estimate
+        complexity, domains.domain, counts(tasks, "workspace_files"), config.estimate
     )
 
     factors = {
         "complexity_factor": complexity_factor(complexity, config.complexity),
-        "priority_points": priority_points(priority, config),
+        "priority_points": priority_points(priorities(tasks), config),
         "time_bonus": bonus.points,
         "domain_factor": domain_factor(domains.domain, config.domains),
         "risk_factor": risk_factor(risk, config.risks),
@@ -154,7 +129,7 @@ def score_tasks(tasks: pd.DataFrame, config: ScoringConfig) -> pd.DataFrame:
 
 
 def score_task(task: Mapping[str, Any], config: ScoringConfig) -> dict[str, Any]:
-    """Score one task, as `score_tasks` does with a frame of one row. Columns that may be missing may be left out."""
+    """Score one task: `score_tasks` on a frame of one row. What may be missing may be left out."""
     row = {
         "estimated_files": None,
         "estimated_lines": None,
@@ -164,64 +139,6 @@ def score_task(task: Mapping[str, Any], config: ScoringConfig) -> dict[str, Any]
     }
     scored = score_tasks(pd.DataFrame([row]), config)
     return {str(name): value for name, value in scored.to_dict("records")[0].items()}
-
-
-def _present(tasks: pd.DataFrame, column: str) -> list[Any]:
-    """The values of a column in which nothing may be missing."""
-    missing = tasks[column].isna()
-    if missing.any():
-        raise InvalidTasksError(f"{column} of row {missing.idxmax()} is missing; every task needs one")
-    return tasks[column].tolist()
-
-
-def _priority(tasks: pd.DataFrame) -> NDArray[np.intp]:
-    wrong = ~tasks["priority"].isin(range(len(PRIORITIES)))
-    if wrong.any():
-        raise InvalidTasksError(
-            f"priority of row {wrong.idxmax()} is {tasks['priority'][wrong].iloc[0]!r}; "
-            f"allowed are 0 to {len(PRIORITIES) - 1} (P0 to P4)"
-        )
-    return tasks["priority"].to_numpy(dtype=np.intp)
-
-
-def _count(tasks: pd.DataFrame, column: str) -> NDArray[np.float64]:
-    """A column of counts as floats, NaN where missing."""
-    try:
-        counts = pd.to_numeric(tasks[column]).to_numpy(dtype=np.float64, na_value=np.nan)
-    except (ValueError, TypeError) as error:
-        raise InvalidTasksError(f"{column} holds something other than numbers: {error}") from error
-    wrong = (counts < 0) | np.isinf(counts)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise InvalidTasksError(
-            f"{column} of row {tasks.index[row]} is {counts[row]:g}; allowed are 0 or more, or nothing"
-        )
-    return counts
-
-
-def _hours_left(tasks: pd.DataFrame) -> NDArray[np.float64]:
-    """Hours from submission to deadline; NaN without a deadline."""
-    submitted, deadline = _instants(tasks, "submitted_at"), _instants(tasks, "deadline")
-    if submitted.isna().any():
-        raise InvalidTasksError(
-            f"submitted_at of row {submitted.isna().idxmax()} is missing; every task needs one"
-        )
-    return ((deadline - submitted) / pd.Timedelta(hours=1)).to_numpy(dtype=np.float64)
-
-
-def _instants(tasks: pd.DataFrame, column: str) -> pd.Series[pd.Timestamp]:
-    """A column of times in UTC, NaT where missing."""
-    times = tasks[column]
-    if times.isna().all():
-        return pd.Series(pd.NaT, index=tasks.index, dtype="datetime64[us, UTC]")
-    if not isinstance(times.dtype, pd.DatetimeTZDtype):
-        naive = times.map(lambda time: getattr(time, "tzinfo", None) is None, na_action="ignore").eq(True)
-        if naive.any():
-            raise InvalidTasksError(
-                f"{column} of row {naive.idxmax()} is {times[naive].iloc[0]!r}; it needs a time zone"
-            )
-        times = pd.to_datetime(times, utc=True)
-    return times.dt.tz_convert("UTC")
 
 
 def _texts(names: list[Any] | tuple[Any, ...], codes: NDArray[np.intp]) -> Any:

@@ -1,9 +1,9 @@
 """How many files and lines a task touches: as given with it, as its text states, or estimated from its text.
 
-A number given with the task counts as it is. Where one is missing, it is the one that the text states ("15+ files",
-"about 300 lines", a diff in a code fence). Where that is missing too, a known number of lines gives the files and a
-known number of files the lines, never so many that they outweigh what is known. A task with neither has as many files
-as its text names, else as many as its words suggest.
+A number given with the task counts as it is. Where one is missing, it is the one that the text states ("15+
+files", "about 300 lines", a diff in a code fence). Where that is missing too, a known number of lines gives
+the files and a known number of files the lines, never so many that they outweigh what is known. A task with
+neither has as many files as its text names, else as many as its words suggest.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ def time_bonus_of(
     """The largest bonus that applies to each row; of equal ones the first in the order below.
 
     Args:
-        hours_left: hours from submission to deadline, NaN without a deadline. A deadline that had passed already is
+        hours_left: hours from submission to deadline, NaN without a deadline. A deadline that had passed
+        already is
             as urgent as the nearest one.
         labels: label sets of the rows.
         text: what the text says.

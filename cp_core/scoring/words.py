@@ -1,7 +1,8 @@
 """Texts as arrays of words, so that a vocabulary is looked up in thousands of texts at once.
 
-Texts are joined into one buffer of bytes. A word is a run of letters, digits and underscores in it, known by where it
-starts and ends, and found in the vocabulary by a key of 64 bits. In Python nothing happens per word, only per hit.
+Texts are joined into one buffer of bytes. A word is a run of letters, digits and underscores in it, known by
+where it starts and ends, and found in the vocabulary by a key of 64 bits. In Python nothing happens per word,
+only per hit.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 
 SPACE, QUOTE, HYPHEN, POINT, SLASH = b" +-./"
 LAST_SEPARATOR = SLASH
-"""In the form of a text every byte up to this one separates words. White space and most punctuation are `SPACE`, back
-quotes are `QUOTE`; hyphen, point and slash stay, because they hold names together."""
+"""In the form of a text every byte up to this one separates words. White space and most punctuation are
+`SPACE`,
+back quotes are `QUOTE`; hyphen, point and slash stay, because they hold names together."""
 
 
 def _formed(code: int) -> int:
@@ -47,7 +49,7 @@ def phrase_key(phrase: str) -> str:
 
 
 def encode(text: str) -> bytes:
-    """`text` as a `Buffer` takes it: UTF-8, with lower case and plain punctuation where that is beyond ASCII."""
+    """`text` as a `Buffer` takes it: UTF-8; beyond ASCII also in lower case, with spaces for punctuation."""
     if text.isascii():
         return text.encode("ascii")
     return _OTHER_PUNCTUATION.sub(" ", text.lower()).encode("utf-8", "replace")
@@ -57,8 +59,9 @@ def encode(text: str) -> bytes:
 class Buffer:
     """Texts one after another, with white space around and between them.
 
-    Text i is from `starts[i]` to `ends[i]`. `form` is `raw` in lower case with spaces for punctuation, byte for byte at the same
-    place, and `codes` is `form` as an array. `words` are where each word starts and ends (the byte after its last).
+    Text i is from `starts[i]` to `ends[i]`. `form` is `raw` in lower case with spaces for punctuation, byte
+    for byte at the same place, and `codes` is `form` as an array. `words` are where each word starts and ends
+    (the byte after its last).
     """
 
     raw: bytes
@@ -103,7 +106,7 @@ class Vocabulary:
     def numbers(self, buffer: Buffer) -> NDArray[np.int16]:
         """The number of each word of `buffer`."""
         keys = _keys(buffer, *buffer.words)
-        numbers = self._number_in_slot[(keys * self._multiplier) >> self._shift]
+        numbers: NDArray[np.int16] = self._number_in_slot[(keys * self._multiplier) >> self._shift]
         numbers[self._key_of_number[numbers] != keys] = 0
         return numbers
 
@@ -113,6 +116,51 @@ class Vocabulary:
         return np.array([word in wanted for word in self.words])
 
 
+class Words:
+    """The words of texts: where each starts and ends, its number in a vocabulary, and which are hits in it.
+
+    A word is meant by its place among all words; arrays of such places are called `at`, and the text that
+    each is in `text`.
+    """
+
+    def __init__(self, buffer: Buffer, vocabulary: Vocabulary) -> None:
+        self.buffer = buffer
+        self.starts, self.ends = buffer.words
+        self.numbers = vocabulary.numbers(buffer)
+        self.hits = np.flatnonzero(self.numbers)
+
+    def hits_among(self, wanted: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Words whose number is wanted (an array from `Vocabulary.among`), and the text of each."""
+        at = self.hits[wanted[self.numbers[self.hits]]]
+        return at, self.buffer.text_at(self.starts[at])
+
+    def beside(
+        self, at: NDArray[np.intp], text: NDArray[np.intp], distance: int
+    ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """The words `distance` places after (if negative: before) those `at`, and whether in their text."""
+        other = np.clip(at + distance, 0, max(len(self.starts) - 1, 0))
+        start = self.starts[other]
+        inside = (start >= self.buffer.starts[text]) & (start < self.buffer.ends[text])
+        return other, inside & (other == at + distance)
+
+    def numbers_beside(
+        self, at: NDArray[np.intp], text: NDArray[np.intp], distance: int
+    ) -> NDArray[np.int16]:
+        """The numbers of the words `beside`; 0 where the text has none."""
+        other, inside = self.beside(at, text, distance)
+        return np.where(inside, self.numbers[other], np.int16(0))
+
+    def in_a_name(self, at: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Whether the words `at` are part of a path, a dotted name or inline code."""
+        codes = self.buffer.codes
+        before, after, next_after = codes[self.starts[at] - 1], codes[self.ends[at]], codes[self.ends[at] + 1]
+        return np.asarray(
+            np.isin(before, (SLASH, POINT, QUOTE))
+            | np.isin(after, (SLASH, QUOTE))
+            | ((after == POINT) & (next_after > LAST_SEPARATOR))
+        )
+
+
 _EIGHT = 8
 _LOW_BYTES = np.array([(1 << 8 * length) - 1 for length in range(_EIGHT + 1)], dtype=np.uint64)
 _MIX_LENGTH, _MIX_END = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
@@ -120,10 +168,10 @@ _MIX_LENGTH, _MIX_END = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659F
 
 
 def _keys(buffer: Buffer, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """The key of each word: its first eight bytes, mixed with its length and, where it is longer, its last eight."""
+    """The key of each word: its first eight bytes, mixed with its length and a longer one's last eight."""
     lengths = ends - starts
     eight_at = np.ndarray((len(buffer.form) - _EIGHT + 1,), dtype="<u8", buffer=buffer.form, strides=(1,))
-    keys = eight_at[starts] & _LOW_BYTES[np.minimum(lengths, _EIGHT)]
+    keys: NDArray[np.uint64] = eight_at[starts] & _LOW_BYTES[np.minimum(lengths, _EIGHT)]
     keys ^= lengths.astype(np.uint64) * _MIX_LENGTH
     longer = np.flatnonzero(lengths > _EIGHT)
     keys[longer] ^= eight_at[ends[longer] - _EIGHT] * _MIX_END
@@ -131,15 +179,14 @@ def _keys(buffer: Buffer, starts: NDArray[np.int64], ends: NDArray[np.int64]) ->
 
 
 def _slots_apart(keys: NDArray[np.uint64]) -> tuple[np.uint64, np.uint64, NDArray[np.uint64]]:
-    """A multiplier and a shift that give each key a slot of its own, and these slots (multiplicative hashing).
+    """A multiplier and a shift that give each key a slot of its own, and these slots (multiplicative
+    hashing).
 
     With as many slots as pairs of keys, every second multiplier does.
     """
     shift = np.uint64(64 - max(8, 2 * len(keys).bit_length() - 1))
     for attempt in count():
-        multiplier = np.uint64(
-            (int(_MIX_END) + attempt * (int(_MIX_LENGTH) - 1)) % 2**64
-        )  # odd plus even stays odd
+        multiplier = np.uint64((int(_MIX_END) + attempt * (int(_MIX_LENGTH) - 1)) % 2**64)  # stays odd
         slots = (keys * multiplier) >> shift
         if len(np.unique(slots)) == len(np.unique(keys)):
             return multiplier, shift, slots

@@ -21,10 +21,11 @@ from cp_core.quota.journal import (
     Phase,
     QuotaBalance,
     Reservation,
+    Resolution,
     Settlement,
-    overrun_transfer,
+    decide_reservations,
+    decide_settlements,
     reservation_transfers,
-    settle,
 )
 from cp_core.quota.windows import Window
 
@@ -59,49 +60,64 @@ def _plan(journal: Journal, account: str = PLAN) -> QuotaBalance:
 
 
 def _reserve(journal: Journal, amount: str, key: UUID = KEY, account: str = PLAN) -> bool:
-    return journal.reserve(Reservation(key, {account: Decimal(amount)}), IN_AN_HOUR)
+    wanted = [Reservation(key, {account: Decimal(amount)})]
+    [made], transfers = decide_reservations(wanted, [], journal.balances, SATURDAY, IN_AN_HOUR)
+    assert journal.reserve(transfers)
+    return made
 
 
-def _pending(journal: Journal, key: UUID = KEY) -> Pending:
-    transfer = next(t for t in journal.transfers if t.reservation == key and t.phase is Phase.PENDING)
-    return Pending(
-        transfer.transfer_id, key, transfer.debit_account, transfer.credit_account, transfer.amount, None
-    )
+def _pending(amount: str, key: UUID = KEY, resolved_by: Phase | None = None) -> Pending:
+    [transfer_id] = reservation_transfers(key, [PLAN])
+    return Pending(transfer_id, key, PLAN, "spent:tokens", Decimal(amount), None, resolved_by)
 
 
-def _settle(journal: Journal, used: str, key: UUID = KEY, charged: set[UUID] | None = None) -> int:
-    settlement = Settlement(key, {PLAN: Decimal(used)} if used else {})
-    return settle(journal, [settlement], [_pending(journal, key)], charged or set())
+def _settle(journal: Journal, settlements: list[Settlement], pendings: list[Pending]) -> list[Resolution]:
+    resolutions, uses = decide_settlements(settlements, pendings)
+    journal.resolve(resolutions)
+    for use in uses:
+        journal.overrun(use)
+    return resolutions
+
+
+def _used(amount: str | int, key: UUID = KEY) -> Settlement:
+    return Settlement(key, {PLAN: Decimal(amount)})
 
 
 def test_what_was_used_is_posted_and_the_rest_is_free_again() -> None:
     journal = _opened(100)
     assert _reserve(journal, "60")
     assert (_plan(journal).held, _plan(journal).debits_pending) == (40, 60)
-    _settle(journal, "45")
+    _settle(journal, [_used("45")], [_pending("60")])
     assert (_plan(journal).held, _plan(journal).debits_pending, _plan(journal).used) == (55, 0, 45)
 
 
 def test_a_reservation_that_does_not_fit_changes_nothing() -> None:
     journal = _opened(100)
-    before = len(journal.transfers)
     assert not _reserve(journal, "100.000000001")
-    assert len(journal.transfers) == before
+    assert (_plan(journal).held, _plan(journal).debits_pending) == (100, 0)
     assert _reserve(journal, "100", OTHER_KEY)
+
+
+def test_what_was_given_out_is_not_held_when_others_took_it_meanwhile() -> None:
+    journal = _opened(100)
+    wanted = [Reservation(KEY, {PLAN: Decimal(60)})]
+    _, transfers = decide_reservations(wanted, [], journal.balances, SATURDAY, IN_AN_HOUR)
+    assert _reserve(journal, "60", OTHER_KEY)
+    assert not journal.reserve(transfers)
 
 
 def test_nothing_used_voids_the_reservation() -> None:
     journal = _opened(100)
     _reserve(journal, "60")
-    assert _settle(journal, "") == 1
-    assert journal.transfers[-1].phase is Phase.VOID
+    [resolution] = _settle(journal, [Settlement(KEY, {})], [_pending("60")])
+    assert resolution.transfer.phase is Phase.VOID
     assert (_plan(journal).held, _plan(journal).used) == (100, 0)
 
 
 def test_use_beyond_the_reservation_is_taken_from_the_account_and_the_rest_from_the_source() -> None:
     journal = _opened(100)
     _reserve(journal, "60")
-    _settle(journal, "130")
+    _settle(journal, [_used(130)], [_pending("60")])
     assert (_plan(journal).held, _plan(journal).used) == (0, 130)
     assert journal.balances["spent:tokens"].held == 130
     assert journal.balances["source:tokens"].held == -130  # 100 granted, 30 drawn
@@ -109,25 +125,24 @@ def test_use_beyond_the_reservation_is_taken_from_the_account_and_the_rest_from_
     assert overruns == [30, 70]  # drawn from the source; charged beyond the 60 that were posted
 
 
-def test_use_after_the_reservation_was_voided_is_charged_once() -> None:
+def test_use_after_the_reservation_was_voided_is_an_overrun_once() -> None:
     journal = _opened(100)
-    _reserve(journal, "60")
-    voided = _pending(journal)
-    _settle(journal, "")
-    voided = voided._replace(resolved_by=Phase.VOID)
-    late = Settlement(KEY, {PLAN: Decimal(20)})
-    settle(journal, [late, late], [voided], set())
+    assert _settle(journal, [_used(20), _used(20)], [_pending("60", resolved_by=Phase.VOID)]) == []
     assert _plan(journal).used == 20
-    settle(journal, [late], [voided], {overrun_transfer(KEY, PLAN)})
-    assert _plan(journal).used == 20
+
+
+def test_use_after_the_reservation_was_posted_is_a_repeat() -> None:
+    journal = _opened(100)
+    assert _settle(journal, [_used(20)], [_pending("60", resolved_by=Phase.POST)]) == []
+    assert _plan(journal).used == 0
 
 
 def test_posts_free_what_an_overrun_of_the_same_batch_needs() -> None:
     journal = _opened(100)
     _reserve(journal, "50")
     _reserve(journal, "50", OTHER_KEY)
-    pendings = [_pending(journal), _pending(journal, OTHER_KEY)]
-    settle(journal, [Settlement(KEY, {PLAN: Decimal(90)}), Settlement(OTHER_KEY, {})], pendings, set())
+    batch = [_used(90), Settlement(OTHER_KEY, {})]
+    _settle(journal, batch, [_pending("50"), _pending("50", OTHER_KEY)])
     assert _plan(journal).held == 10
     assert journal.balances["source:tokens"].held == -100  # nothing was drawn
 
@@ -175,7 +190,7 @@ def _limited(limit: int) -> AccountTerms:
 def test_a_changed_limit_leaves_the_limit_less_what_was_used_and_reserved(limit: int, available: int) -> None:
     journal = _opened(100)
     _reserve(journal, "30")
-    _settle(journal, "30")
+    _settle(journal, [_used(30)], [_pending("30")])
     _reserve(journal, "20", OTHER_KEY)
     journal.agree(PLAN, _limited(limit))
     account = _plan(journal).as_found_at(SATURDAY)
@@ -185,7 +200,7 @@ def test_a_changed_limit_leaves_the_limit_less_what_was_used_and_reserved(limit:
 def test_a_limit_that_is_lowered_and_raised_again_is_as_if_nothing_had_happened() -> None:
     journal = _opened(100)
     _reserve(journal, "80")
-    _settle(journal, "80")
+    _settle(journal, [_used(80)], [_pending("80")])
     for limit in (50, 100, 50, 100):
         journal.agree(PLAN, _limited(limit))
     assert (_plan(journal).held, _plan(journal).used) == (20, 80)
@@ -239,11 +254,11 @@ def test_the_order_of_settling_changes_neither_what_was_spent_nor_what_is_left_w
         for position, (_, reserved, used) in enumerate(wanted):
             key = uuid5(KEY, str(position))
             _reserve(journal, str(reserved), key)
-            made.append((_pending(journal, key), Settlement(key, {PLAN: Decimal(used)})))
+            made.append((_pending(str(reserved), key), _used(used, key)))
         if shuffled:
             random.shuffle(made)  # type: ignore[attr-defined]
         for pending, settlement in made:
-            settle(journal, [settlement], [pending], set())
+            _settle(journal, [settlement], [pending])
         plan = _plan(journal)
         return plan.held, plan.used, journal.balances["spent:tokens"].held
 
@@ -257,7 +272,7 @@ def test_debits_equal_credits_and_no_account_goes_below_zero(wanted: list[tuple[
     for position, (_, reserved, used) in enumerate(wanted):
         key = uuid5(KEY, str(position))
         if _reserve(journal, str(reserved), key):
-            settle(journal, [Settlement(key, {PLAN: Decimal(used)})], [_pending(journal, key)], set())
+            _settle(journal, [_used(used, key)], [_pending(str(reserved), key)])
         assert _plan(journal).held >= 0
     totals: Counter[str] = Counter()
     for balance in journal.balances.values():

@@ -1,0 +1,103 @@
+"""`control-panel assign`: the decision about one task, made now or shown, and why it is what it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from cp_resources.assigner import TaskAssignment
+    from cp_resources.configuration import Configuration
+    from cp_resources.database import Database
+
+
+def assign(
+    task_id: Annotated[str, typer.Argument(help="The task's id.", show_default=False)],
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what was possible, what was not, and why.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the decision and its explanation as one JSON object.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be decided; reserve and store nothing.")
+    ] = False,
+) -> None:
+    """Decide which model does a task, reserve its quota, and say why.
+
+    A task that is assigned already, or that has ended, shows the decision it has. A task without a value
+    score is scored first.
+    """
+    from cp_resources import connect
+    from cp_resources.assigner import Assigner
+    from cp_resources.configuration import load_configuration
+    from cp_resources.ledger import Ledger
+    from cp_resources.settings import Settings
+
+    settings = Settings()
+    configuration = load_configuration(settings.config_dir)
+    with connect.database(settings) as database:
+        _score_if_unscored(database, configuration, task_id)
+        found = Assigner(database, Ledger(database), configuration).assign_task(task_id, commit=not dry_run)
+    if as_json:
+        _print_json(found, dry_run)
+        return
+    typer.echo(_headline(found, dry_run))
+    if explain:
+        from cp_core.assignment.narration import in_words
+
+        typer.echo(in_words(found.explanation, found.reason))
+        typer.echo(f"configuration: {found.config_hash}")
+
+
+def _score_if_unscored(database: Database, configuration: Configuration, task_id: str) -> None:
+    from cp_core.scoring.score import score_tasks
+    from cp_resources.scores import ScoreStore
+
+    store = ScoreStore(database)
+    if store.score(task_id) is None:
+        store.write_scores(
+            score_tasks(store.task(task_id), configuration.scoring), configuration.content_hash
+        )
+
+
+def _headline(found: TaskAssignment, dry_run: bool) -> str:
+    """The decision in a line or two."""
+    from cp_core.assignment.narration import meaning
+
+    standing = "" if found.is_new else f" (decided before; the task is {found.state} now)"
+    rehearsed = " (dry run: nothing was reserved or stored)" if found.is_new and dry_run else ""
+    if found.reason is not None:
+        outcome = f"{found.outcome}: {found.reason}, {meaning(found.reason)}"
+        return f"{found.task_id}: {outcome}{standing}{rehearsed}"
+    [first, *_] = found.plan
+    amounts = ", ".join(
+        f"{_amount(account, amount)} of {account}" for account, amount in first["amounts"].items()
+    )
+    return (
+        f"{found.task_id}: assigned to {first['model']}, paid by {first['funding']}{standing}{rehearsed}\n"
+        f"reserves {amounts}; ${found.expected_cost_usd:,.4f} at list price"
+    )
+
+
+def _amount(account: str, amount: str) -> str:
+    return f"${float(amount):,.4f}" if account.startswith("budget/") else f"{int(amount):,} tokens"
+
+
+def _print_json(found: TaskAssignment, dry_run: bool) -> None:
+    import json
+
+    row: dict[str, Any] = {
+        "task_id": found.task_id,
+        "state": found.state,
+        "is_new": found.is_new,
+        "dry_run": dry_run,
+        "outcome": found.outcome,
+        "reason": found.reason,
+        "plan": found.plan,
+        "expected_cost_usd": found.expected_cost_usd and str(found.expected_cost_usd),
+        "config_hash": found.config_hash,
+        "explanation": found.explanation,
+    }
+    typer.echo(json.dumps(row))

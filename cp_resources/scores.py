@@ -1,0 +1,208 @@
+"""Value scores and token estimates in the database: which tasks lack one, and storing them in bulk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+from typing import Any, LiteralString
+
+import pandas as pd
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from cp_core.scoring.columns import TASK_COLUMNS
+from cp_core.scoring.score import SCORE_COLUMNS
+from cp_core.tasks.states import FINAL_STATES
+from cp_resources.database import Database
+from cp_resources.errors import UserError
+
+CHUNK = 20_000
+"""Tasks read, scored and stored at a time, so that memory does not grow with the day."""
+
+_OPEN_STATES = "('queued', 'deferred')"
+
+
+class ScoreError(UserError):
+    """A score cannot be shown or overridden. The text says why, and what to do."""
+
+
+class ScoreStore:
+    """Reads tasks to be scored and stores what scoring gave."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def unscored(self, day: date, *, limit: int = CHUNK) -> pd.DataFrame:
+        """Tasks of a submission day that still have to be scored, lowest id first.
+
+        That is a task without a score, whatever its state. A score that stands is never made again: a task
+        keeps the configuration it was scored under.
+
+        Args:
+            day: submission day (UTC).
+            limit: most tasks to return; those left are returned once these are scored.
+
+        Returns:
+            One row a task with the columns that `score_tasks` reads; the index is `tasks.id`.
+        """
+        return self._tasks(_UNSCORED, {"day": day, "limit": limit})
+
+    def task(self, task_id: str) -> pd.DataFrame:
+        """One task as a frame of one row, as `unscored` gives it.
+
+        Raises:
+            ScoreError: no task has this id.
+        """
+        frame = self._tasks(_ONE, {"task_id": task_id})
+        if frame.empty:
+            raise _unknown(task_id)
+        return frame
+
+    def write_scores(self, scores: pd.DataFrame, config_hash: str) -> None:
+        """Store scores in one transaction; a task that has one keeps a person's override.
+
+        Args:
+            scores: `SCORE_COLUMNS`, the index is `tasks.id`.
+            config_hash: content hash of the configuration they were made under.
+        """
+        if scores.empty:
+            return
+        with self._database.transaction() as connection:
+            connection.execute(_STAGE)
+            with connection.cursor().copy(_COPY) as copy:
+                for row in _rows(scores):
+                    copy.write_row(row)
+            connection.execute(_UPSERT, {"config_hash": config_hash})
+            connection.execute(_VALUE_OF_STAGED)
+
+    def score(self, task_id: str) -> dict[str, Any] | None:
+        """Every stored column of a task's score, or None while it has none.
+
+        Raises:
+            ScoreError: no task has this id.
+        """
+        with self._database.transaction() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            found = cursor.execute(_STORED, {"task_id": task_id}).fetchone()
+        if found is None:
+            raise _unknown(task_id)
+        return found if found["config_hash"] is not None else None
+
+    def override_score(self, task_id: str, score: float, reason: str, by: str) -> None:
+        """Put a person's score in the place of the computed one, which stays stored beside it.
+
+        Raises:
+            ScoreError: no such task, it has no score yet, it has ended, or score or reason are not allowed.
+        """
+        if not 0 <= score <= 100:
+            raise ScoreError(f"a value score is 0 to 100, not {score:g}")
+        if not reason.strip():
+            raise ScoreError("an override needs a reason that tells others why: give --reason TEXT")
+        self._override(task_id, {"score": score, "reason": reason.strip(), "by": by}, kind="score.overridden")
+
+    def clear_override(self, task_id: str, by: str) -> None:
+        """Let the computed score count again.
+
+        Raises:
+            ScoreError: no such task, it has no score yet, or it has ended.
+        """
+        self._override(
+            task_id, {"score": None, "reason": None, "by": None}, kind="score.override_cleared", by=by
+        )
+
+    def _override(self, task_id: str, values: dict[str, Any], *, kind: str, by: str | None = None) -> None:
+        with self._database.transaction() as connection:
+            found = connection.execute(_LOCK, {"task_id": task_id}).fetchone()
+            if found is None:
+                raise _unknown(task_id)
+            task, state, is_scored = found
+            if state in FINAL_STATES:
+                raise ScoreError(f"task {task_id} has ended ({state}): its score no longer decides anything")
+            if not is_scored:
+                raise ScoreError(
+                    f"task {task_id} has no value score yet: run `control-panel score {task_id}` first"
+                )
+            connection.execute(_OVERRIDE, {**values, "task": task})
+            _announce(connection, kind, task_id, {**values, "by": by or values["by"]})
+
+    def _tasks(self, query: LiteralString, parameters: dict[str, Any]) -> pd.DataFrame:
+        with self._database.transaction() as connection:
+            rows = connection.execute(query, parameters).fetchall()
+        frame = pd.DataFrame(rows, columns=["task", *TASK_COLUMNS]).set_index("task")
+        for column in ("deadline", "submitted_at"):
+            frame[column] = pd.to_datetime(frame[column], utc=True)
+        return frame
+
+
+def _rows(scores: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+    columns = [scores[name].tolist() for name in SCORE_COLUMNS]
+    return zip(scores.index.tolist(), *columns, strict=True)
+
+
+def _announce(connection: psycopg.Connection, kind: str, task_id: str, payload: dict[str, Any]) -> None:
+    connection.execute(
+        "INSERT INTO cp.events (kind, subject, payload) VALUES (%s, %s, %s)", (kind, task_id, Jsonb(payload))
+    )
+
+
+def _unknown(task_id: str) -> ScoreError:
+    return ScoreError(f"no task has the id {task_id!r}: submit it first, or check the spelling")
+
+
+_TASK: LiteralString = f"""
+    SELECT t.id, p.title, p.description, t.priority, p.labels, t.workspace,
+        p.estimated_files, p.estimated_lines, p.workspace_files, t.deadline, t.submitted_at,
+        t.task_id IN (
+            SELECT unnest(w.dependencies) FROM cp.tasks w
+            WHERE w.dependencies IS NOT NULL AND w.state IN {_OPEN_STATES}
+        ) AS blocks_others
+    FROM cp.tasks t JOIN cp.task_payloads p ON p.task = t.id
+"""
+_UNSCORED: LiteralString = f"""
+    {_TASK}
+    WHERE t.submission_day = %(day)s AND NOT EXISTS (SELECT FROM cp.task_scores s WHERE s.task = t.id)
+    ORDER BY t.id LIMIT %(limit)s
+"""
+_ONE: LiteralString = f"{_TASK} WHERE t.task_id = %(task_id)s"
+_STORED: LiteralString = """
+    SELECT t.task_id, t.state, t.priority, s.*
+    FROM cp.tasks t LEFT JOIN cp.task_scores s ON s.task = t.id
+    WHERE t.task_id = %(task_id)s
+"""
+_LOCK: LiteralString = """
+    SELECT t.id, t.state, EXISTS (SELECT FROM cp.task_scores s WHERE s.task = t.id)
+    FROM cp.tasks t WHERE t.task_id = %(task_id)s FOR NO KEY UPDATE
+"""
+_OVERRIDE: LiteralString = """
+    WITH changed AS (
+        UPDATE cp.task_scores
+        SET override_score = %(score)s, override_reason = %(reason)s, override_by = %(by)s
+        WHERE task = %(task)s
+        RETURNING task, effective_score
+    )
+    UPDATE cp.tasks t SET value_score = changed.effective_score FROM changed WHERE t.id = changed.task
+"""
+_NAMES = sql.SQL(", ").join(sql.Identifier(name) for name in SCORE_COLUMNS)
+_STAGE = sql.SQL(
+    "CREATE TEMP TABLE staged_scores ON COMMIT DROP AS SELECT task, {} FROM cp.task_scores WITH NO DATA"
+).format(_NAMES)
+_COPY = sql.SQL("COPY staged_scores (task, {}) FROM STDIN").format(_NAMES)
+_UPSERT = sql.SQL(
+    """
+    INSERT INTO cp.task_scores (task, submission_day, {names}, config_hash)
+    SELECT s.task, t.submission_day, {staged}, %(config_hash)s
+    FROM staged_scores s JOIN cp.tasks t ON t.id = s.task
+    ON CONFLICT (task) DO UPDATE
+    SET ({names}, config_hash, scored_at) = ROW ({excluded}, excluded.config_hash, now())
+    """
+).format(
+    names=_NAMES,
+    staged=sql.SQL(", ").join(sql.Identifier("s", name) for name in SCORE_COLUMNS),
+    excluded=sql.SQL(", ").join(sql.Identifier("excluded", name) for name in SCORE_COLUMNS),
+)
+_VALUE_OF_STAGED: LiteralString = """
+    UPDATE cp.tasks t SET value_score = s.effective_score
+    FROM cp.task_scores s
+    WHERE s.task = t.id AND t.id IN (SELECT task FROM staged_scores)
+"""
