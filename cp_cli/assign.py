@@ -57,9 +57,8 @@ def _score_if_unscored(database: Database, configuration: Configuration, task_id
 
     store = ScoreStore(database)
     if store.score(task_id) is None:
-        store.write_scores(
-            score_tasks(store.task(task_id), configuration.scoring), configuration.content_hash
-        )
+        scores = score_tasks(store.task(task_id), configuration.scoring)
+        store.write_scores(scores, configuration.content_hash)
 
 
 def _headline(found: TaskAssignment, dry_run: bool) -> str:

@@ -15,7 +15,7 @@ class Reason(StrEnum):
     BREAKER_OPEN = "BREAKER_OPEN"
     QUOTA_EXHAUSTED = "QUOTA_EXHAUSTED"
     QUOTA_KEPT_FOR_CRITICAL = "QUOTA_KEPT_FOR_CRITICAL"
-    QUOTA_TOO_SMALL = "QUOTA_TOO_SMALL"  # a full window grants less than the task needs: waiting does not help
+    QUOTA_TOO_SMALL = "QUOTA_TOO_SMALL"  # even a full window is: waiting does not help
     DEADLINE_TOO_CLOSE = "DEADLINE_TOO_CLOSE"
     MODEL_DISABLED = "MODEL_DISABLED"
     FAILED_BEFORE = "FAILED_BEFORE"
