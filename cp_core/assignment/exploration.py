@@ -48,7 +48,7 @@ class Drawn:
     @property
     def explored(self) -> NDArray[np.bool_]:
         """Which tasks got another plan than they would have had without exploration."""
-        return self.choice != self.candidates[0]
+        return np.asarray(self.choice != self.candidates[0])
 
 
 def uniform(ids: Iterable[UUID]) -> Doubles:

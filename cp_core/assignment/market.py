@@ -97,7 +97,7 @@ class Market:
     @cached_property
     def eligible(self) -> NDArray[np.bool_]:
         """Whether each plan may be given to each task, (K, n)."""
-        return self.codes == ELIGIBLE
+        return np.asarray(self.codes == ELIGIBLE)
 
     def worth(self, strategy: Strategy) -> Doubles:
         """What each plan is worth for each task, (K, n); -inf where it may not be given."""
@@ -136,7 +136,7 @@ class Market:
     def use_of(self, choice: NDArray[np.int16]) -> Doubles:
         """What `choice`, a plan or `NO_PLAN` for each task, takes of each account, (A,)."""
         taken = self.catalogue.book.charge_plan[:, None] == choice[None, :]
-        return self.outlook.charges.sum(axis=1, where=taken) @ self.catalogue.draws
+        return np.asarray(self.outlook.charges.sum(axis=1, where=taken) @ self.catalogue.draws)
 
     def with_less(self, use: Doubles) -> Market:
         """The market when `use` has been taken of the accounts."""

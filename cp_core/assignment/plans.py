@@ -171,10 +171,10 @@ def escalations(options: Options, most_stages: int) -> list[Plan]:
 def plan_book(options: Options, predictor: Predictor, policy: PlanPolicy) -> PlanBook:
     """The plans worth choosing from: every single option, and the escalations that are best for some task.
 
-    With many models there are hundreds of escalations, and most are never the best. They are tried on reference tasks (each
-    domain, complexity and a range of values) at a range of prices of money and of prepaid tokens; those that are best
-    most often are kept, `most_plans` in all. The choice does not depend on a batch, so an inline decision and a batch
-    choose from the same plans.
+    With many models there are hundreds of escalations, and most are never the best. They are tried on reference
+    tasks (each domain, complexity and a range of values) at a range of prices of money and of prepaid tokens; those
+    that are best most often are kept, `most_plans` in all. The choice does not depend on a batch, so an inline
+    decision and a batch choose from the same plans.
 
     Raises:
         ValueError: the single options alone are more than `most_plans`.

@@ -62,7 +62,12 @@ class AssignmentPolicy(BaseModel):
     strategy: Literal["tiered"] = "tiered"
     bands: tuple[Band, ...] = (
         Band(at_least=90, tiers=(Tier.PREMIUM,), required_success=0.85),
-        Band(at_least=75, tiers=(Tier.PREMIUM, Tier.MID_PREMIUM), subscription_first=True, required_success=0.75),
+        Band(
+            at_least=75,
+            tiers=(Tier.PREMIUM, Tier.MID_PREMIUM),
+            subscription_first=True,
+            required_success=0.75,
+        ),
         Band(at_least=60, tiers=(Tier.MID_PREMIUM, Tier.MID_RANGE), required_success=0.65),
         Band(at_least=40, tiers=(Tier.MID_RANGE, Tier.BUDGET)),
         Band(at_least=0, tiers=(Tier.BUDGET,), required_success=0.3),

@@ -155,7 +155,7 @@ def _success(
     if prior <= 0:
         return 0.0
     shift = policy.complexity_log_odds[complexity]
-    return float(shift_log_odds(np.clip(np.float64(prior), _CERTAIN, 1 - _CERTAIN), shift))
+    return float(shift_log_odds(np.clip(np.array(prior), _CERTAIN, 1 - _CERTAIN), shift))
 
 
 def _codes(names: Iterable[str], positions: Mapping[str, int]) -> Codes:

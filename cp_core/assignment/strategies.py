@@ -18,6 +18,7 @@ from cp_core.assignment.plans import Outlook, PlanBook
 Doubles = NDArray[np.float64]
 
 _TRACE = 1e-3  # share of its value that a task keeps however expensive it is
+_MINOR = 0.1  # weight of what decides only between plans that are nearly equal in what the strategy is for
 
 
 class Strategy(StrEnum):
@@ -86,9 +87,12 @@ def _points(strategy: Strategy, outlook: Outlook, setting: Setting, policy: Obje
     if strategy is Strategy.MAXIMIZE_SUBSCRIPTION_USAGE:
         return _value_less_money(outlook, setting, policy) + _lapsing(outlook, setting, policy)
     if strategy is Strategy.MINIMIZE_COST:
-        return _least(policy.points_per_usd * outlook.list_usd, outlook, setting)
+        prepaid_usd = outlook.list_usd - outlook.billed_usd
+        expense = policy.points_per_usd * (outlook.billed_usd + _MINOR * prepaid_usd)
+        return _least(expense, outlook, setting)
     if strategy is Strategy.FASTEST:
-        return _least(policy.points_per_minute * outlook.seconds / 60, outlook, setting)
+        expense = policy.points_per_minute * outlook.seconds / 60
+        return _least(expense + _MINOR * policy.points_per_usd * outlook.billed_usd, outlook, setting)
     raise ValueError(f"{strategy} is the written policy, not an objective")
 
 

@@ -48,7 +48,10 @@ def test_an_escalation_is_worked_out_stage_by_stage():
     haiku, opus = 0.02 * 0.5 + 0.002 * 2.5, 0.02 * 5 + 0.002 * 25
     assert outlook.list_usd[0, 0] == pytest.approx(haiku + 0.55 * opus)
     assert outlook.charges[:, 0] == pytest.approx([haiku, 0.55 * opus])
-    seconds = 2 + 2000 / POLICY.tokens_per_second[Tier.BUDGET], 2 + 2000 / POLICY.tokens_per_second[Tier.PREMIUM]
+    seconds = (
+        2 + 2000 / POLICY.tokens_per_second[Tier.BUDGET],
+        2 + 2000 / POLICY.tokens_per_second[Tier.PREMIUM],
+    )
     assert outlook.seconds[0, 0] == pytest.approx(seconds[0] + 0.55 * seconds[1])
 
 

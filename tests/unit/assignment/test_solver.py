@@ -144,7 +144,9 @@ def test_plans_worth_less_than_nothing_are_left():
 
 
 def test_equal_tasks_fill_the_account_exactly():
-    solution = solve(problem(np.full((2, 1_000), 7.0), np.full((2, 1_000), 3.0), np.eye(2), [600, 300]), seed=SEED)
+    solution = solve(
+        problem(np.full((2, 1_000), 7.0), np.full((2, 1_000), 3.0), np.eye(2), [600, 300]), seed=SEED
+    )
     assert (solution.choice != NO_PLAN).sum() == 300
     assert solution.use.tolist() == [600, 300]
 
