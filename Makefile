@@ -47,7 +47,7 @@ requirements: $(DEV) ## Pin the newest versions that requirements/*.in allow, wi
 	$(COMPILE) requirements/runtime.in --output-file requirements/runtime.txt
 	$(COMPILE) requirements/dev.in --output-file requirements/dev.txt
 
-setup: $(RUNTIME) $(INSTALLED) $(MANIFEST)
+setup: $(RUNTIME) $(INSTALLED) $(MANIFEST) ## Set everything up, and start nothing.
 
 $(BIN)/python:
 	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(FITS)'; then \

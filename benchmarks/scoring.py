@@ -38,8 +38,8 @@ login form | invoice export | retry logic | webhook handler | search index | ses
 audit log | billing report | user import | password reset | image upload | cron schedule | feature flags |
 settings page | API pagination | connection pool | email template | payment gateway | access policy |
 training pipeline | embedding cache | deployment script | staging cluster | onboarding tour | error page |
-currency rounding | timezone picker | CSV parser | health check | dark mode |
-shipping estimate | tax calculation | order history | notification badge | file browser | query planner | token refresh
+currency rounding | timezone picker | CSV parser | health check | dark mode | shipping estimate |
+tax calculation | order history | notification badge | file browser | query planner | token refresh
 """
 _LABELS = """
 bug | backend | frontend | area/infra | documentation | good first issue | hotfix | security | urgent |

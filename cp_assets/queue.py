@@ -85,8 +85,9 @@ def scored_tasks(
 
     day = day_of(context)
     store = ScoreStore(database)
-    newly_scored = 0
-    while len(unscored := store.unscored(day)):
+    newly_scored = last = 0
+    while len(unscored := store.unscored(day, after=last)):
+        last = int(unscored.index[-1])
         store.write_scores(score_tasks(unscored, configuration.scoring), configuration.content_hash)
         newly_scored += len(unscored)
         context.log.info(f"scored {newly_scored} tasks")

@@ -21,13 +21,13 @@ def assign(
         bool, typer.Option("--json", help="Print the decision and its explanation as one JSON object.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be decided; reserve and store nothing.")
+        bool, typer.Option("--dry-run", help="Say what would be decided; reserve nothing, store no decision.")
     ] = False,
 ) -> None:
     """Decide which model does a task, reserve its quota, and say why.
 
-    A task that is assigned already, or that has ended, shows the decision it has. A task without a value
-    score is scored first.
+    A task that is assigned already, or has ended, shows the decision it has.
+    A task without a value score is scored first.
     """
     from cp_resources import connect
     from cp_resources.assigner import Assigner
@@ -66,7 +66,7 @@ def _headline(found: TaskAssignment, dry_run: bool) -> str:
     from cp_core.assignment.narration import meaning
 
     standing = "" if found.is_new else f" (decided before; the task is {found.state} now)"
-    rehearsed = " (dry run: nothing was reserved or stored)" if found.is_new and dry_run else ""
+    rehearsed = " (dry run: nothing was reserved, no decision stored)" if found.is_new and dry_run else ""
     if found.reason is not None:
         outcome = f"{found.outcome}: {found.reason}, {meaning(found.reason)}"
         return f"{found.task_id}: {outcome}{standing}{rehearsed}"

@@ -82,9 +82,9 @@ def submit(
                 unusable = _take(intake, sources, Format(file_format) if file_format else None)
                 report = intake.finish()
         except KeyboardInterrupt:
-            stored = f"interrupted: {intake.report().stored:,} tasks are stored."
+            so_far = f"interrupted: {intake.so_far}"
             typer.echo(
-                f"{stored} Submit the same again for the rest: what is stored counts as duplicate", err=True
+                f"{so_far} Submit the same again for the rest: what is stored counts as duplicate", err=True
             )
             raise typer.Exit(INTERRUPTED) from None
     _print(report, field_map, dry_run=dry_run, as_json=as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, LiteralString
@@ -13,6 +14,8 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from cp_resources.errors import UserError
 
 CONNECT_TIMEOUT_SECONDS = 10
+
+logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())  # its retries end in one error of ours
 
 
 class DatabaseUnavailableError(UserError):

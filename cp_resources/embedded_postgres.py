@@ -34,6 +34,7 @@ from psycopg import sql
 from cp_resources.log_files import last_lines, open_log
 from cp_resources.ports import LOOPBACK, free_port, is_free
 from cp_resources.postgres_place import (
+    OUTSIDE_FOLDERS,
     SUPERUSER,
     Account,
     EmbeddedPostgresError,
@@ -164,6 +165,9 @@ def forget(home: Path) -> None:
             _stop(place)
     for folder in folders(home):
         shutil.rmtree(folder)
+        if folder.parent in OUTSIDE_FOLDERS:
+            with suppress(OSError):  # others may have their places there
+                folder.parent.rmdir()
 
 
 @contextmanager

@@ -67,7 +67,7 @@ class IntakeReport:
 
 
 class IntakeStoppedError(DatabaseUnavailableError):
-    """The database was lost midway. The text says how much is stored, and what to do."""
+    """The database failed midway. The text says how much is stored, and what to do."""
 
 
 class Intake:
@@ -113,7 +113,7 @@ class Intake:
         Raises:
             UnusableFileError: none of it could be read. Of a file that breaks off later, the rows before are
                 taken, and the rest counts as one rejected row.
-            IntakeStoppedError: the database was lost.
+            IntakeStoppedError: the database failed.
         """
         row = None
         try:
@@ -134,7 +134,7 @@ class Intake:
         """Store what waits, decide on the rows with dependencies, and tell what came of it all.
 
         Raises:
-            IntakeStoppedError: the database was lost.
+            IntakeStoppedError: the database failed.
         """
         self._send()
         self._settle()
@@ -142,6 +142,12 @@ class Intake:
         self._send()
         self._settle()
         return self.report()
+
+    @property
+    def so_far(self) -> str:
+        """What is stored by now, in a sentence."""
+        counts = self._counts
+        return f"{counts['stored']:,} tasks were stored, {counts['duplicates']:,} were there before."
 
     def report(self) -> IntakeReport:
         """What came of it so far."""
@@ -289,8 +295,8 @@ class Intake:
     def _stopped(self, error: Exception) -> IntakeStoppedError:
         cause = str(error).strip().partition("\n")[0]
         return IntakeStoppedError(
-            f"the database was lost ({cause}); {self._counts['stored']:,} tasks are stored. Submit the same "
-            "again when it is back: what is stored already counts as duplicate"
+            f"the database failed midway ({cause}). {self.so_far} Submit the same again when it is back: what is "
+            "stored counts as duplicate"
         )
 
 
@@ -341,7 +347,7 @@ def take_file(path: Path, store: TaskStore, inbox: Path) -> IntakeReport | None:
 
     Raises:
         UnusableFileError: it is a symbolic link, which is left where it is.
-        IntakeStoppedError: the database was lost; the file stays in taking/.
+        IntakeStoppedError: the database failed; the file stays in taking/.
     """
     if path.is_symlink():
         raise UnusableFileError(f"{path} is a symbolic link: put the file itself into the inbox")

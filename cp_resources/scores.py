@@ -34,20 +34,22 @@ class ScoreStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def unscored(self, day: date, *, limit: int = CHUNK) -> pd.DataFrame:
+    def unscored(self, day: date, *, after: int = 0, limit: int = CHUNK) -> pd.DataFrame:
         """Tasks of a submission day that still have to be scored, lowest id first.
 
         That is a task without a score, whatever its state. A score that stands is never made again: a task
-        keeps the configuration it was scored under.
+        keeps the configuration it was scored under, so that doing a past day again changes nothing.
 
         Args:
             day: submission day (UTC).
-            limit: most tasks to return; those left are returned once these are scored.
+            after: only tasks with a higher `tasks.id`. With the last id of the portion before, a large day is
+                read through once, and not from its start for every portion.
+            limit: most tasks to return.
 
         Returns:
             One row a task with the columns that `score_tasks` reads; the index is `tasks.id`.
         """
-        return self._tasks(_UNSCORED, {"day": day, "limit": limit})
+        return self._tasks(_UNSCORED, {"day": day, "after": after, "limit": limit})
 
     def task(self, task_id: str) -> pd.DataFrame:
         """One task as a frame of one row, as `unscored` gives it.
@@ -74,6 +76,7 @@ class ScoreStore:
             with connection.cursor().copy(_COPY) as copy:
                 for row in _rows(scores):
                     copy.write_row(row)
+            connection.execute(_LOCK_STAGED)
             connection.execute(_UPSERT, {"config_hash": config_hash})
             connection.execute(_VALUE_OF_STAGED)
 
@@ -161,7 +164,8 @@ _TASK: LiteralString = f"""
 """
 _UNSCORED: LiteralString = f"""
     {_TASK}
-    WHERE t.submission_day = %(day)s AND NOT EXISTS (SELECT FROM cp.task_scores s WHERE s.task = t.id)
+    WHERE t.submission_day = %(day)s AND t.id > %(after)s
+        AND NOT EXISTS (SELECT FROM cp.task_scores s WHERE s.task = t.id AND s.task > %(after)s)
     ORDER BY t.id LIMIT %(limit)s
 """
 _ONE: LiteralString = f"{_TASK} WHERE t.task_id = %(task_id)s"
@@ -201,6 +205,10 @@ _UPSERT = sql.SQL(
     staged=sql.SQL(", ").join(sql.Identifier("s", name) for name in SCORE_COLUMNS),
     excluded=sql.SQL(", ").join(sql.Identifier("excluded", name) for name in SCORE_COLUMNS),
 )
+# In one order, so that two writers of the same tasks wait for each other instead of stopping each other.
+_LOCK_STAGED: LiteralString = """
+    SELECT FROM cp.tasks WHERE id IN (SELECT task FROM staged_scores) ORDER BY id FOR NO KEY UPDATE
+"""
 _VALUE_OF_STAGED: LiteralString = """
     UPDATE cp.tasks t SET value_score = s.effective_score
     FROM cp.task_scores s

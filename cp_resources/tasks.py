@@ -156,19 +156,22 @@ SELECT id, title, description, labels, estimated_files, estimated_lines, workspa
 FROM incoming JOIN stored USING (id)
 """
 
+# OFFSET 0 keeps the planner from reading the whole of `tasks` to find some thousands of ids in it.
 _DIFFERING: LiteralString = """
 SELECT incoming.task_id
 FROM incoming
-JOIN tasks ON tasks.task_id = incoming.task_id AND tasks.id <> incoming.id
-JOIN task_payloads ON task = tasks.id
+CROSS JOIN LATERAL (
+    SELECT * FROM tasks WHERE tasks.task_id = incoming.task_id AND tasks.id <> incoming.id OFFSET 0
+) AS before
+JOIN task_payloads AS payload ON payload.task = before.id
 WHERE (
     incoming.title, incoming.description, incoming.labels, incoming.priority, incoming.workspace,
     incoming.deadline, incoming.dependencies, incoming.max_attempts, incoming.estimated_files,
     incoming.estimated_lines, incoming.workspace_files
 ) IS DISTINCT FROM (
-    task_payloads.title, task_payloads.description, task_payloads.labels, tasks.priority, tasks.workspace,
-    tasks.deadline, tasks.dependencies, tasks.max_attempts, task_payloads.estimated_files,
-    task_payloads.estimated_lines, task_payloads.workspace_files
+    payload.title, payload.description, payload.labels, before.priority, before.workspace,
+    before.deadline, before.dependencies, before.max_attempts, payload.estimated_files,
+    payload.estimated_lines, payload.workspace_files
 )
 ORDER BY incoming.id
 """

@@ -51,6 +51,7 @@ class Decision:
     Attributes:
         task: `tasks.id`.
         task_id: the task's public id.
+        value_score: 0 to 100, what the task was worth when it was decided.
         outcome: assigned, deferred or rejected.
         reason: why it was not assigned; None when it was.
         plan: the stages to try in order; empty unless assigned.
@@ -60,6 +61,7 @@ class Decision:
 
     task: int
     task_id: str
+    value_score: float
     outcome: Outcome
     reason: Reason | None = None
     plan: tuple[Stage, ...] = ()
@@ -91,6 +93,7 @@ class Decision:
         return Decision(
             self.task,
             self.task_id,
+            self.value_score,
             Outcome.DEFERRED,
             Reason.QUOTA_EXHAUSTED,
             explanation=explanation,

@@ -53,7 +53,7 @@ class AssignmentSummary:
         self.tiers[registry.model(decision.model).tier.value] += 1
         self.fundings[decision.funding] += 1
         self.expected_cost_usd += decision.expected_cost_usd
-        self.value_assigned += decision.explanation["value_score"]
+        self.value_assigned += decision.value_score
         self._reserve(decision.amounts)
 
     def add(self, other: AssignmentSummary) -> None:

@@ -127,6 +127,7 @@ class _Serving:
         return Decision(
             task=batch.records[row]["task"],
             task_id=batch.records[row]["task_id"],
+            value_score=batch.records[row]["value_score"],
             outcome=Outcome.ASSIGNED,
             plan=(
                 Stage(
@@ -173,6 +174,7 @@ class _Serving:
         return Decision(
             task=task["task"],
             task_id=task["task_id"],
+            value_score=task["value_score"],
             outcome=outcome,
             reason=reason,
             explanation=explanation,

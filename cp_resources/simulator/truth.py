@@ -33,6 +33,7 @@ MEDIAN_INPUT = (6_500.0, 24_000.0, 62_000.0, 140_000.0)
 MEDIAN_OUTPUT = (1_050.0, 3_100.0, 9_000.0, 25_000.0)
 """Median tokens of an agent's whole work at sizes 0 (simple), 1 (moderate), 2 (complex), 3 (highly so)."""
 
+NAMED_DOMAIN_WEIGHT = 3
 MALFORMED_EVIDENCE_SHARE = 0.02
 
 _NORMAL = NormalDist()
@@ -166,7 +167,7 @@ def task_truth(seed: int, text: str) -> TaskTruth:
     domain = read_domain(text)
     size = min(max(read_size(text) + draws.normal(0.45), -0.5), 3.5)
     by_domain = Draws(seed, "domain", domain).normal(0.2)
-    return TaskTruth(key, domain, size, -0.9 + 0.75 * size + by_domain + draws.normal(0.6))
+    return TaskTruth(key, domain, size, -0.6 + 0.75 * size + by_domain + draws.normal(0.6))
 
 
 _WORD = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -182,7 +183,7 @@ _DOMAIN_WORDS = {
         r"handlers?|consumers?|grpc"
     ),
     "frontend": (
-        r"frontend|ui|ux|pages?|buttons?|css|react|components?|layouts?|modals?|screens?|accessib\w*|"
+        r"frontend|mobile|ui|ux|pages?|buttons?|css|react|components?|layouts?|modals?|screens?|accessib\w*|"
         r"forms?|browsers?|checkbox\w*|dropdowns?|safari|typescript|swift\w*|kotlin|android|ios"
     ),
     "ml": (
@@ -198,17 +199,23 @@ _DOMAIN_WORDS = {
     ),
 }
 _DOMAIN = re.compile("|".join(f"(?P<{domain}>{words})" for domain, words in _DOMAIN_WORDS.items()))
-_HEAVY = re.compile(
-    r"refactor|migrat|redesign|architect|breaking|rewrit|distributed|concurren|race|shard|multi-|zero-downtime"
-    r"|end-to-end|backfill|consisten|protocol"
+_SIZE_WEIGHTS = (
+    (re.compile(r"refactor|migrat|redesign|architect|rearchitect|breaking|rewrit"), 1.0),
+    (re.compile(r"distributed|concurren|race|shard|multi-|zero-downtime|backfill|consisten|protocol"), 0.4),
+    (re.compile(r"typo|rename|readme|wording|bump|tooltip|link|changelog|docstring|badge|copy"), -0.5),
 )
-_LIGHT = re.compile(r"typo|rename|readme|wording|bump|tooltip|link|changelog|docstring|badge|copy")
 _FILES = re.compile(r"\b(\d{1,4})\+?\s+files\b|\bfiles\W{1,4}(\d{1,4})\b")
 
 
 def read_domain(text: str) -> str:
-    """Return the domain whose words occur most often in `text`; backend when there are none."""
-    found = Counter(map(_domain_of, _WORD.findall(text.lower())))
+    """Return the domain whose words occur most often in `text`; backend when there are none.
+
+    A domain that is named, as in a label, counts like several of its words.
+    """
+    words = _WORD.findall(text.lower())
+    found = Counter(map(_domain_of, words))
+    for domain in DOMAINS:
+        found[domain] += NAMED_DOMAIN_WEIGHT * words.count(domain)
     return max(DOMAINS, key=lambda domain: (found[domain], domain == "backend"))
 
 
@@ -216,9 +223,8 @@ def read_size(text: str) -> float:
     """Return the size that the words of `text` show: about 0 for a one-line change, 3 for a rebuild."""
     lowered = text.lower()
     words = _WORD.findall(lowered)
-    weights = {stem: weight for stem, weight in map(_weight_of, words) if stem}
-    heavy = sum(weight > 0 for weight in weights.values())
-    size = 0.9 + min(0.45 * heavy, 1.5) - min(0.5 * (len(weights) - heavy), 0.9)
+    weights = dict(map(_size_weight, words))
+    size = 0.8 + min(max(sum(weights.values()), -0.9), 1.8)
     size += min(max(0.25 * math.log(max(len(words), 1) / 60), -0.4), 0.5)
     if files := _FILES.search(lowered):
         size = (size + min(1.1 * math.log(max(int(files[1] or files[2]), 1)), 3.0)) / 2
@@ -232,13 +238,12 @@ def _domain_of(word: str) -> str | None:
 
 
 @lru_cache(maxsize=65536)
-def _weight_of(word: str) -> tuple[str, int]:
-    """Return the stem by which `word` tells of the size of a task, and +1 (heavy) or -1 (light)."""
-    if match := _HEAVY.match(word):
-        return match[0], 1
-    if match := _LIGHT.match(word):
-        return match[0], -1
-    return "", 0
+def _size_weight(word: str) -> tuple[str, float]:
+    """Return the stem by which `word` tells of the size of a task, and by how much; its forms count once."""
+    for pattern, weight in _SIZE_WEIGHTS:
+        if match := pattern.match(word):
+            return match[0], weight
+    return "", 0.0
 
 
 def _tokens(

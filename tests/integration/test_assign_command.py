@@ -97,10 +97,10 @@ def test_an_assigned_task_shows_the_decision_it_has(database, command):
     assert database.fetch("SELECT count(*) FROM assignments") == [(1,)]
 
 
-def test_a_dry_run_reserves_and_stores_nothing(database, command):
+def test_a_dry_run_reserves_nothing_and_stores_no_decision(database, command):
     submit(database, "hotfix")
     printed = command("assign", "hotfix", "--dry-run")
-    assert "(dry run: nothing was reserved or stored)" in printed.out
+    assert "(dry run: nothing was reserved, no decision stored)" in printed.out
     assert state(database, "hotfix") == "queued"
     assert database.fetch("SELECT count(*) FROM assignments") == [(0,)]
     assert all(account.pending == 0 for account in Ledger(database).accounts())

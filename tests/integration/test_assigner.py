@@ -29,7 +29,7 @@ from cp_resources.assigner import (
 )
 from cp_resources.configuration import Configuration, load_file
 from cp_resources.database import Database
-from cp_resources.ledger import Ledger, Reservation, reservation_transfers
+from cp_resources.ledger import Ledger, Reservation, Settlement, reservation_transfers
 from cp_resources.settings import PROJECT_ROOT
 
 DAY = date(2026, 3, 4)
@@ -392,18 +392,25 @@ def test_a_crash_before_the_commit_leaves_nothing_half_done(
 
 
 class RacedLedger(Ledger):
-    """A ledger in which a rival takes tokens after the balances were read, as often as it is told."""
+    """A ledger in which a rival takes tokens right after the balances were read, so many times.
 
-    def __init__(self, database: Database, tokens: int, times: int) -> None:
+    A rival that `lets_go` gives them back before the balances are read the next time.
+    """
+
+    def __init__(self, database: Database, tokens: int, times: int, *, lets_go: bool = False) -> None:
         super().__init__(database)
-        self._raced, self._tokens, self._times = database, tokens, times
+        self._raced, self._tokens, self._times, self._lets_go = database, tokens, times, lets_go
+        self._taken: list[Settlement] = []
 
     def accounts(self) -> list[Account]:
+        with self._raced.transaction() as connection:
+            self.settle(connection, self._taken if self._lets_go else [])
         found = super().accounts()
         if self._times:
             self._times -= 1
+            rival = Reservation(uuid4(), {"claude-max/weekly": Decimal(self._tokens)})
+            self._taken.append(Settlement(rival.key, {}))
             with self._raced.transaction() as connection:
-                rival = Reservation(uuid4(), {"claude-max/weekly": Decimal(self._tokens)})
                 assert self.reserve(connection, [rival], expires_in=timedelta(hours=1)) == [True]
         return found
 
@@ -421,10 +428,18 @@ def test_a_lost_race_is_decided_again_with_the_balances_of_then(database: Databa
 
 def test_a_task_that_loses_every_race_is_deferred(database: Database) -> None:
     add_task(database, "A", 95)
-    raced = RacedLedger(database, tokens=1, times=9)
+    raced = RacedLedger(database, tokens=1, times=9, lets_go=True)
     summary = Assigner(database, raced, configuration(tokens=TOKENS, usd=0.001)).assign_day(DAY)
-    assert summary.outcomes == {"deferred": 1}
-    assert states(database)["A"] == ("deferred", "INSUFFICIENT_GLOBAL_CAPACITY")
+    assert (summary.outcomes, summary.races_lost) == ({"deferred": 1}, 3)
+    assert states(database)["A"] == ("deferred", "QUOTA_EXHAUSTED")
+    assert database.fetch("SELECT outcome, model, transfers FROM assignments") == [("deferred", None, [])]
+
+
+def test_a_task_that_lost_a_race_on_request_is_decided_again(database: Database) -> None:
+    add_task(database, "A", 95)
+    raced = RacedLedger(database, tokens=1, times=1)
+    made = Assigner(database, raced, configuration(tokens=TOKENS)).assign_task("A")
+    assert (made.outcome, made.plan[0]["funding"]) == (Outcome.ASSIGNED, "budget:api")
 
 
 def test_a_task_that_another_transaction_holds_is_left_to_it(database: Database) -> None:

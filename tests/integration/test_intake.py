@@ -320,7 +320,9 @@ def test_a_lost_database_loses_nothing_that_was_stored_and_again_stores_the_rest
     with (
         Intake(store) as intake,
         open_task_file(path) as file,
-        pytest.raises(IntakeStoppedError, match=r"10,000 tasks are stored\. Submit the same again"),
+        pytest.raises(
+            IntakeStoppedError, match=r"10,000 tasks were stored, 0 were there before\. Submit the same again"
+        ),
     ):
         intake.take(file, RejectsFile(tmp_path / "r.jsonl"))
     assert intake.report().stored == 10_000

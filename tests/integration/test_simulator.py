@@ -652,11 +652,13 @@ def test_several_processes_answer_as_one_does_and_end_together(calm: str) -> Non
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_ctrl_c_ends_it_cleanly_even_with_a_call_in_flight(workers: str) -> None:
-    with _process("--workers", workers, "--latency-ms", "60000") as (process, url):
-        with pytest.raises(openai.APITimeoutError):
-            _openai(url, timeout=0.2).chat.completions.create(model="m", messages=MESSAGES)
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(15) == 0
+    with _process("--workers", workers, "--latency-ms", "60000", "--failure-share", "0") as (process, url):
+        with ThreadPoolExecutor(1) as pool:
+            call = pool.submit(_openai(url).chat.completions.create, model="m", messages=MESSAGES)
+            time.sleep(0.3)  # lets the call arrive; were it later, it would be refused all the same
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(15) == 0
+            assert isinstance(call.exception(15), openai.APIError)
         assert not _listens(url)
 
 

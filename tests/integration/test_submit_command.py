@@ -194,8 +194,8 @@ def test_interrupted_says_what_is_stored_and_again_stores_the_rest(folder: Path,
         message = process.stderr.read()
     assert process.returncode == 130
     assert message == (
-        "interrupted: 10,000 tasks are stored. Submit the same again for the rest: what is stored counts as "
-        "duplicate\n"
+        "interrupted: 10,000 tasks were stored, 0 were there before. Submit the same again for the rest: what "
+        "is stored counts as duplicate\n"
     )
     assert submit("-", stdin="".join(rows)).stdout.startswith("stored 2,000 · duplicates 10,000 · rejected 0")
 

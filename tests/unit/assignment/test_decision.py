@@ -13,6 +13,7 @@ from cp_core.tasks.reasons import Reason
 ASSIGNED = Decision(
     task=1,
     task_id="T-1",
+    value_score=95.0,
     outcome=Outcome.ASSIGNED,
     plan=(
         Stage("haiku", "subscription:claude-max", {"claude-max/weekly": Decimal(100)}),
