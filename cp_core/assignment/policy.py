@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cp_core.assignment.strategies import Strategy
 from cp_core.models.registry import Tier
 from cp_core.quota.account import AccountState
 from cp_core.scoring.config import Domain
@@ -59,7 +60,7 @@ class AssignmentPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    strategy: Literal["tiered"] = "tiered"
+    strategy: Strategy = Strategy.TIERED
     bands: tuple[Band, ...] = (
         Band(at_least=90, tiers=(Tier.PREMIUM,), required_success=0.85),
         Band(
