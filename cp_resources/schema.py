@@ -217,9 +217,21 @@ assignments = Table(
     Column("explanation", JSONB, nullable=False),
     Column("config_hash", Text, nullable=False),
     Column("run_id", Text, comment="Dagster run that decided"),
-    Column("path", Text, nullable=False, server_default="batch", comment="which way decided: batch, inline or stress"),
-    Column("batch", UUID(as_uuid=True), comment="row of assignment_batches that it was decided in, or took prices of"),
-    Column("propensity", Double, comment="probability with which exploration drew this plan; null where it is not known"),
+    Column(
+        "path",
+        Text,
+        nullable=False,
+        server_default="batch",
+        comment="which way decided: batch, inline or stress",
+    ),
+    Column(
+        "batch",
+        UUID(as_uuid=True),
+        comment="row of assignment_batches that it was decided in, or took prices of",
+    ),
+    Column(
+        "propensity", Double, comment="probability with which exploration drew this plan; null: not known"
+    ),
     CheckConstraint("path IN ('batch', 'inline', 'stress')", name="path"),
     CheckConstraint("propensity > 0 AND propensity <= 1", name="propensity"),
     CheckConstraint("outcome IN ('assigned', 'deferred', 'rejected')", name="outcome"),
@@ -263,12 +275,18 @@ assignment_attempts = Table(
     Column("id", BigInteger, Identity(), primary_key=True),
     Column("task", BigInteger, ForeignKey("cp.tasks.id", ondelete="CASCADE"), nullable=False),
     Column("path", Text, nullable=False),
-    Column("outcome", Text, nullable=False, comment="assigned, deferred, rejected, timeout or already_assigned"),
+    Column(
+        "outcome", Text, nullable=False, comment="assigned, deferred, rejected, timeout or already_assigned"
+    ),
     Column("reason", Text, comment="reason code when nothing was assigned"),
-    Column("tiers_either_side", SmallInteger, nullable=False, server_default=text("0"), comment="how far it was relaxed"),
+    Column(
+        "tiers_either_side", SmallInteger, nullable=False, server_default=text("0"), comment="how far relaxed"
+    ),
     Column("seconds", Double, nullable=False),
     _timestamp("ended_at", default_now=True),
-    Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb"), comment="figures that prove the reason"),
+    Column(
+        "detail", JSONB, nullable=False, server_default=text("'{}'::jsonb"), comment="figures that prove it"
+    ),
     CheckConstraint("path IN ('batch', 'inline', 'stress')", name="path"),
     CheckConstraint(
         "outcome IN ('assigned', 'deferred', 'rejected', 'timeout', 'already_assigned')", name="outcome"

@@ -306,6 +306,7 @@ class _Clearing:
         return Decision(
             task=task["task"],
             task_id=task["task_id"],
+            value_score=task["value_score"],
             outcome=Outcome.ASSIGNED,
             plan=self._stages(plan, row),
             expected_cost_usd=_up(outlook.list_usd[plan, row], Decimal("1e-9")),
@@ -337,6 +338,7 @@ class _Clearing:
         return Decision(
             task=task["task"],
             task_id=task["task_id"],
+            value_score=task["value_score"],
             outcome=Outcome.REJECTED if reason in _FOR_GOOD else Outcome.DEFERRED,
             reason=reason,
             explanation={**self._facts(row), "excluded": self._excluded(row)},

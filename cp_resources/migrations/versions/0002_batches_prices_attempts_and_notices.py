@@ -94,7 +94,7 @@ def upgrade() -> None:
             sa.SmallInteger(),
             server_default=sa.text("0"),
             nullable=False,
-            comment="how far it was relaxed",
+            comment="how far relaxed",
         ),
         sa.Column("seconds", sa.Double(), nullable=False),
         sa.Column("ended_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -103,7 +103,7 @@ def upgrade() -> None:
             postgresql.JSONB(astext_type=sa.Text()),
             server_default=sa.text("'{}'::jsonb"),
             nullable=False,
-            comment="figures that prove the reason",
+            comment="figures that prove it",
         ),
         sa.CheckConstraint(
             "outcome IN ('assigned', 'deferred', 'rejected', 'timeout', 'already_assigned')",
@@ -175,7 +175,7 @@ def upgrade() -> None:
             "propensity",
             sa.Double(),
             nullable=True,
-            comment="probability with which exploration drew this plan; null where it is not known",
+            comment="probability with which exploration drew this plan; null: not known",
         ),
         schema="cp",
     )
