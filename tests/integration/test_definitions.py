@@ -23,7 +23,7 @@ OUR_ASSETS = [
     "performance_metrics",
 ]
 MARTS = ["executions", "models_per_day", "queue_health_per_day", "quota_use_per_day"]
-SPECS = list(defs.resolve_all_asset_specs())
+SPECS = sorted(defs.resolve_all_asset_specs(), key=lambda spec: spec.key)  # the same in every process
 GRAPH = defs.resolve_asset_graph()
 
 

@@ -16,7 +16,6 @@ from cp_resources import task_files
 from cp_resources.task_files import BadRow, Format, Row, TaskFile, UnusableFileError, open_task_file
 from cp_resources.task_files.rows import ROW_BYTES
 
-
 TOO_LONG = "the row is longer than 2,097,152 bytes, the most a row may have"
 
 
