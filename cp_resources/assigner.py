@@ -31,6 +31,7 @@ from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.errors import UserError
 from cp_resources.ledger import Ledger, Reservation, reservation_transfers
+from cp_resources.outbox import Outbox, notices_about
 
 MOST_RACES = 3
 """How often one run tries to reserve for a task whose quota others take first; then the task is deferred."""
@@ -224,10 +225,11 @@ class Assigner:
     ) -> None:
         if not decisions:
             return
+        decided = [self._row(decision, rows[decision.task]) for decision in decisions]
         stored = connection.execute(
             _STORE,
             {
-                "rows": Jsonb([self._row(decision, rows[decision.task]) for decision in decisions]),
+                "rows": Jsonb(decided),
                 "strategy": self._policy.strategy,
                 "config_hash": self._configuration.content_hash,
                 "run_id": run_id,
@@ -235,6 +237,7 @@ class Assigner:
         ).rowcount
         if stored != len(decisions):
             raise RuntimeError(f"{len(decisions)} locked tasks were decided, but {stored} could be moved")
+        Outbox.add(connection, notices_about({row["task"]: row["state"] for row in decided}))
 
     def _row(self, decision: Decision, row: Mapping[str, Any]) -> dict[str, Any]:
         """One element of the array that `_STORE` reads."""
