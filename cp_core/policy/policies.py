@@ -11,6 +11,7 @@ from cp_core.assignment.policy import AssignmentPolicy
 from cp_core.assignment.predict import PredictionPolicy
 from cp_core.assignment.strategies import ObjectivePolicy
 from cp_core.execution.policy import ExecutionPolicy
+from cp_core.policy.notices import NoticePolicy
 
 
 class Flags(BaseModel):
@@ -47,4 +48,5 @@ class Policies(BaseModel):
     fairness: FairnessPolicy = FairnessPolicy()
     exploration: ExplorationPolicy = ExplorationPolicy()
     execution: ExecutionPolicy = ExecutionPolicy()
+    notices: NoticePolicy = NoticePolicy()
     flags: Flags = Flags()
