@@ -29,6 +29,9 @@ Doubles = NDArray[np.float64]
 NOT_IN_MARKET = -1
 """Code of pairs of tasks that are not decided here: turned away, or served already."""
 
+_SINGLE_PRECISION = 1 - 1e-6
+"""Share of the capacity that the solver may give away: its sums of single-precision charges may be off by less."""
+
 _WINDOW_SECONDS = {
     Window.FIVE_HOUR: 5 * 3600.0,
     Window.DAILY: 86_400.0,
@@ -50,6 +53,7 @@ class Catalogue:
         draws: whether each stage of each plan draws on each account, (R, A).
         prepaid_of_charge: whether a subscription pays for each stage, (R,).
         plan_tier: rank of the tier of each plan's first stage, (K,).
+        labels: each plan in words.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Catalogue:
         self.draws = self.book.draws(self.accounts)
         self.prepaid_of_charge = self.options.prepaid[self.book.stage_option]
         self.plan_tier = self.options.tier[[plan[0] for plan in self.book.plans]]
+        self.labels = tuple(self.book.label(plan) for plan in range(len(self.book)))
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class Market:
             charges=self.outlook.charges.astype(np.float32),
             charge_plan=self.catalogue.book.charge_plan,
             draws=self.catalogue.draws,
-            capacity=self.capacity,
+            capacity=self.capacity * _SINGLE_PRECISION,
         )
         return solve(problem, seed=seed, start=start, threads=threads)
 
@@ -141,6 +146,25 @@ class Market:
     def with_less(self, use: Doubles) -> Market:
         """The market when `use` has been taken of the accounts."""
         return replace(self, capacity=np.maximum(self.capacity - use, 0.0))
+
+    def of(self, tasks: NDArray[np.intp], share: float = 1.0) -> Market:
+        """The market of some of the tasks, by position, with a share of what is left in the accounts."""
+        outlook = self.outlook
+        return replace(
+            self,
+            values=self.values[tasks],
+            required_success=self.required_success[tasks],
+            codes=self.codes[:, tasks],
+            outlook=Outlook(
+                success=outlook.success[:, tasks],
+                list_usd=outlook.list_usd[:, tasks],
+                billed_usd=outlook.billed_usd[:, tasks],
+                seconds=outlook.seconds[:, tasks],
+                charges=outlook.charges[:, tasks],
+                charge_list_usd=outlook.charge_list_usd[:, tasks],
+            ),
+            capacity=self.capacity * share,
+        )
 
     def without(self, tasks: NDArray[np.bool_]) -> Market:
         """The market in which some tasks may not be given anything, (n,)."""
@@ -181,15 +205,43 @@ def open_market(
             f"the ledger has no account {', '.join(missing)}: open the registry's accounts first"
         )
     standing = [held[name] for name in catalogue.accounts]
+    return market_of(
+        tasks,
+        catalogue,
+        option_codes,
+        required_success,
+        capacity=np.array([float(account.available) for account in standing]),
+        lapsing=np.array([_lapsing(account, now) for account in standing]),
+    )
+
+
+def market_of(
+    tasks: Columns,
+    catalogue: Catalogue,
+    option_codes: NDArray[np.int8],
+    required_success: Doubles,
+    *,
+    capacity: Doubles,
+    lapsing: Doubles,
+) -> Market:
+    """Set a market up over accounts of which `capacity` is left; for the rest see `open_market` and `Market`."""
+    outlook = catalogue.book.outlook(catalogue.predictor.predict(tasks), catalogue.check)
     return Market(
         catalogue=catalogue,
         values=np.asarray(tasks["value_score"], dtype=np.float64),
         required_success=required_success,
         codes=_plan_codes(catalogue.book, option_codes.T),
-        outlook=catalogue.book.outlook(catalogue.predictor.predict(tasks), catalogue.check),
-        capacity=np.array([float(account.available) for account in standing]),
-        lapsing=np.array([_lapsing(account, now) for account in standing]),
+        outlook=_in_whole_tokens(outlook, catalogue),
+        capacity=capacity,
+        lapsing=lapsing,
     )
+
+
+def _in_whole_tokens(outlook: Outlook, catalogue: Catalogue) -> Outlook:
+    """The same with prepaid charges rounded up, as they are reserved: so that what fits here fits in the ledger."""
+    prepaid = catalogue.prepaid_of_charge
+    outlook.charges[prepaid] = np.ceil(outlook.charges[prepaid])
+    return outlook
 
 
 def _plan_codes(book: PlanBook, option_codes: NDArray[np.int8]) -> NDArray[np.int8]:

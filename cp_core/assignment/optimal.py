@@ -1,64 +1,42 @@
 """The strategies that the solver serves: a whole batch decided at once, at prices of the accounts.
 
-A round goes in this order:
-
-1. tasks that cannot be decided now are turned away (`eligibility.standing_reasons`);
-2. overdue tasks are served first, oldest first, each with its best plan that fits: so no task waits for ever;
-3. the solver clears the market of the rest, whose values grow with the time they have waited;
-4. exploration draws which decisions go to an adjacent tier, where that fits too.
-
-What a task gets is the plan of most worth less the price of what it draws. What it does not get has a reason.
+Tasks that cannot be decided now are turned away, the market of the rest is cleared (`clearing`), and every task gets
+its decision with what it was weighed against (`verdicts`). What the other strategies would have given is forecast
+beside it, on the batch itself or on a sample of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from decimal import ROUND_UP, Decimal
-from typing import Any
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
+from cp_core.assignment import verdicts
 from cp_core.assignment.batch import Batch, prepare
 from cp_core.assignment.capacity import Capacity
-from cp_core.assignment.decision import Decision, Outcome, Stage
-from cp_core.assignment.eligibility import CODES
-from cp_core.assignment.exploration import Drawn, ExplorationPolicy, explore, uniform
+from cp_core.assignment.clearing import Rules, clear, starting_prices
+from cp_core.assignment.decision import Decision
+from cp_core.assignment.exploration import ExplorationPolicy
+from cp_core.assignment.fairness import FairnessPolicy
 from cp_core.assignment.market import Catalogue, Market, open_market
 from cp_core.assignment.policy import AssignmentPolicy
-from cp_core.assignment.solver import NO_PLAN, Solution
+from cp_core.assignment.solver import NO_PLAN
 from cp_core.assignment.strategies import OBJECTIVES, Strategy
+from cp_core.assignment.tiered import tiered_options
 from cp_core.quota.account import Account
-from cp_core.tasks.reasons import Reason
 
 Doubles = NDArray[np.float64]
 Choice = NDArray[np.int16]
 
-_BREAKER_OPEN = CODES.index(Reason.BREAKER_OPEN)
-_FOR_GOOD = frozenset({Reason.NO_ELIGIBLE_PLAN, Reason.DEADLINE_PASSED, Reason.DEPENDENCY_FAILED})
-_ALTERNATIVES_KEPT = 4
-_TIE = 1e-5  # two plans nearer than this are equal: the solver works in single precision
-_FEATURES = ("domain", "complexity", "input_mean", "input_median", "output_mean", "output_median")
-_SMALLEST = {True: Decimal(1), False: Decimal("1e-9")}  # prepaid: a token; else a nanodollar
-
-
-class FairnessPolicy(BaseModel):
-    """Section `fairness` of policies.yaml: what waiting is worth.
-
-    A task that has waited `overdue_hours` is served before every task that has not, oldest first. So a task that fits
-    into a fresh window waits at most `overdue_hours`, plus the windows that the overdue tasks before it fill.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    points_per_hour: float = Field(
-        default=0.25, ge=0, description="Value points that an hour of waiting adds."
-    )
-    overdue_hours: float = Field(default=72.0, gt=0, description="After this wait a task is served first.")
+COMPARED_WHOLE = 10_000
+"""The largest batch on which the other strategies are forecast as a whole."""
+COMPARED_SAMPLE = 2_000
+"""Tasks of a larger batch on which they are, each account holding its share."""
 
 
 @dataclass(frozen=True)
@@ -91,20 +69,26 @@ class Round:
     Attributes:
         decisions: one a task, in the order in which quota is reserved for them.
         prices: value points of one more token or dollar of each account.
+        available, lapsing: what each account held before, and how near its window was to its end (0 to 1).
         objective, bound, gap: what the solver reached, what nothing can exceed, and the fraction between.
         evaluations: the solver's passes over the batch.
         forecast: what these decisions are expected to come to.
-        alternatives: what each other strategy was expected to come to on the same batch.
+        compared: tasks on which strategies were compared: all, or a sample of a large batch.
+        alternatives: what each strategy was expected to come to on those tasks, without exploration and without
+            serving overdue tasks first.
         considered: pairs of task and plan; `pruned`: those that were ruled out, by reason.
     """
 
     decisions: list[Decision]
     prices: dict[str, float] = field(default_factory=dict)
+    available: dict[str, float] = field(default_factory=dict)
+    lapsing: dict[str, float] = field(default_factory=dict)
     objective: float = 0.0
     bound: float = 0.0
     gap: float = 0.0
     evaluations: int = 0
     forecast: Forecast | None = None
+    compared: int = 0
     alternatives: dict[str, Forecast] = field(default_factory=dict)
     considered: int = 0
     pruned: dict[str, int] = field(default_factory=dict)
@@ -121,7 +105,9 @@ def assign_optimal(
     exploration: ExplorationPolicy,
     now: datetime,
     seed: int,
-    start: dict[str, float] | None = None,
+    start: Mapping[str, float] | None = None,
+    fixed_prices: bool = False,
+    busy: Mapping[str, int] | None = None,
     open_breakers: Collection[str] = (),
     threads: int = 1,
     compare: bool = True,
@@ -129,11 +115,13 @@ def assign_optimal(
     """Decide a batch for one of the strategies that the solver serves.
 
     Args:
-        tasks: as for `tiered.assign_tiered`, with complexity, input_median, output_median, risk, decision_id (UUID) and
-            waiting_hours (since submission).
+        tasks: as for `tiered.assign_tiered`, with complexity, input_median, output_median, risk, workspace, decision_id
+            (UUID) and waiting_hours (since submission).
         catalogue: of the configuration in force.
         start: prices to start from: those of the batch before.
-        compare: whether to forecast the other strategies too.
+        fixed_prices: decide at the prices of `start`, each task for itself: for tasks that come alone.
+        busy: tasks assigned or running now, by workspace; only those of capped workspaces matter.
+        compare: whether to forecast every strategy too.
 
     Raises:
         LookupError: an account of the catalogue is not in `accounts`.
@@ -143,8 +131,35 @@ def assign_optimal(
         return Round([])
     capacity = Capacity(accounts)
     batch = prepare(tasks, catalogue.options, capacity, policy, now=now, open_breakers=open_breakers)
-    market = _market(batch, catalogue, accounts, fairness, now)
-    return _Clearing(batch, market, strategy, fairness, exploration, seed, threads).run(start or {}, compare)
+    market = _market(batch, catalogue, accounts, fairness)
+    rules = Rules(
+        strategy,
+        fairness,
+        exploration,
+        seed=seed,
+        threads=threads,
+        rooms=fairness.rooms(busy or {}),
+        start=start,
+        fixed=fixed_prices,
+    )
+    cleared = clear(market, batch.tasks, rules)
+    names, solution = catalogue.accounts, cleared.solution
+    compared = _compared(len(tasks), seed) if compare else np.empty(0, dtype=np.intp)
+    return Round(
+        decisions=verdicts.decisions(batch, market, strategy, cleared),
+        prices=dict(zip(names, solution.prices.tolist(), strict=True)),
+        available=dict(zip(names, market.capacity.tolist(), strict=True)),
+        lapsing=dict(zip(names, market.lapsing.tolist(), strict=True)),
+        objective=solution.objective,
+        bound=solution.bound,
+        gap=solution.gap,
+        evaluations=solution.evaluations,
+        forecast=forecast(market, cleared.choice, _values(batch)),
+        compared=len(compared),
+        alternatives=_alternatives(batch, market, accounts, rules, compared) if compare else {},
+        considered=int(market.codes.size),
+        pruned=market.pruned(),
+    )
 
 
 def forecast(market: Market, choice: Choice, values: Doubles) -> Forecast:
@@ -153,8 +168,8 @@ def forecast(market: Market, choice: Choice, values: Doubles) -> Forecast:
     plans = choice[tasks]
     outlook = market.outlook
     success = outlook.success[plans, tasks]
-    tokens = (market.catalogue.prepaid_of_charge[:, None] * outlook.charges).T  # (n, R)
-    taken = market.catalogue.book.charge_plan[None, :] == choice[:, None]
+    prepaid = market.catalogue.prepaid_of_charge
+    taken = market.catalogue.book.charge_plan[prepaid, None] == choice[None, :]
     return Forecast(
         tasks=len(choice),
         assigned=len(tasks),
@@ -162,260 +177,59 @@ def forecast(market: Market, choice: Choice, values: Doubles) -> Forecast:
         successes=float(success.sum()),
         list_usd=float(outlook.list_usd[plans, tasks].sum()),
         billed_usd=float(outlook.billed_usd[plans, tasks].sum()),
-        tokens=float(tokens.sum(where=taken)),
+        tokens=float(outlook.charges[prepaid].sum(where=taken)),
         seconds=float(outlook.seconds[plans, tasks].mean()) if len(tasks) else 0.0,
     )
 
 
 def _market(
-    batch: Batch, catalogue: Catalogue, accounts: Sequence[Account], fairness: FairnessPolicy, now: datetime
+    batch: Batch, catalogue: Catalogue, accounts: Sequence[Account], fairness: FairnessPolicy
 ) -> Market:
     waiting = batch.tasks["waiting_hours"].to_numpy(dtype=np.float64)
-    aged = batch.tasks.assign(
-        value_score=batch.tasks["value_score"] + fairness.points_per_hour * np.maximum(waiting, 0.0)
-    )
-    codes = batch.eligible.codes_in_any_tier.copy()
+    aged = batch.tasks.assign(value_score=fairness.aged(_values(batch), waiting))
     turned_away = np.array([reason is not None for reason in batch.standing])
     required = np.array([band.required_success for band in batch.bands])
-    market = open_market(aged, catalogue, accounts, codes, required, now=now)
+    codes = batch.eligible.codes_in_any_tier
+    market = open_market(aged, catalogue, accounts, codes, required, now=batch.now)
     return market.without(turned_away)
 
 
-class _Clearing:
-    """One round: the market is cleared, and every task gets its decision."""
-
-    def __init__(
-        self,
-        batch: Batch,
-        market: Market,
-        strategy: Strategy,
-        fairness: FairnessPolicy,
-        exploration: ExplorationPolicy,
-        seed: int,
-        threads: int,
-    ) -> None:
-        self._batch = batch
-        self._market = market
-        self._strategy = strategy
-        self._fairness = fairness
-        self._exploration = exploration
-        self._seed = seed
-        self._threads = threads
-        self._worth = market.worth(strategy)
-
-    def run(self, start: dict[str, float], compare: bool) -> Round:
-        market, accounts = self._market, self._market.catalogue.accounts
-        overdue = self._serve_overdue()
-        rest = market.with_less(market.use_of(overdue)).without(overdue != NO_PLAN)
-        solution = self._clear(rest, self._worth, start)
-        solved = np.where(overdue != NO_PLAN, overdue, solution.choice)
-        net = self._worth - market.price(solution.prices)
-        drawn = self._explore(solved, overdue, net, rest.capacity - solution.use)
-        return Round(
-            decisions=self._decisions(drawn, overdue, net, solution),
-            prices=dict(zip(accounts, solution.prices.tolist(), strict=True)),
-            objective=solution.objective,
-            bound=solution.bound,
-            gap=solution.gap,
-            evaluations=solution.evaluations,
-            forecast=self._forecast(drawn.choice),
-            alternatives=self._alternatives(start) if compare else {},
-            considered=int(market.codes.size),
-            pruned=market.pruned(),
-        )
-
-    def _clear(self, market: Market, worth: Doubles, start: dict[str, float]) -> Solution:
-        prices = np.array([start.get(account, 0.0) for account in market.catalogue.accounts])
-        worth = np.where(market.eligible, worth, -np.inf)
-        return market.clear(worth, seed=self._seed, start=prices, threads=self._threads)
-
-    def _serve_overdue(self) -> Choice:
-        """Plans of the tasks that have waited too long, oldest first; what fits is theirs."""
-        waiting = self._batch.tasks["waiting_hours"].to_numpy(dtype=np.float64)
-        choice = np.full(len(waiting), NO_PLAN, dtype=np.int16)
-        late = np.flatnonzero(waiting >= self._fairness.overdue_hours)
-        left = self._market.capacity.copy()
-        for task in late[np.argsort(-waiting[late], kind="stable")]:
-            need = self._market.need_of(int(task))
-            worth = np.where((need <= left).all(axis=1), self._worth[:, task], -np.inf)
-            plan = int(worth.argmax())
-            if np.isfinite(worth[plan]):
-                choice[task] = plan
-                left -= need[plan]
-        return choice
-
-    def _explore(self, choice: Choice, overdue: Choice, net: Doubles, slack: Doubles) -> Drawn:
-        """Draw, and take back what then does not fit: such a decision has no probability to learn from."""
-        tasks, policy = self._batch.tasks, self._exploration
-        market = self._market
-        may = (
-            (tasks["value_score"] < policy.below).to_numpy()
-            & (tasks["risk"] != "production").to_numpy()
-            & (overdue == NO_PLAN)
-        )
-        drawn = explore(
-            choice,
-            net,
-            market.eligible & market.fits(slack),
-            market.catalogue.plan_tier,
-            may,
-            uniform(tasks["decision_id"]),
-            policy.rate,
-        )
-        kept = drawn.choice.copy()
-        for task in np.flatnonzero(drawn.explored):
-            need = market.need_of(int(task))
-            extra = need[kept[task]] - need[choice[task]]
-            if (extra <= slack).all():
-                slack = slack - extra
-            else:
-                kept[task] = NO_PLAN if choice[task] == NO_PLAN else choice[task]
-        taken_back = kept != drawn.choice
-        probabilities = np.where(taken_back, np.nan, drawn.probabilities)
-        return Drawn(kept, drawn.candidates, probabilities)
-
-    def _decisions(self, drawn: Drawn, overdue: Choice, net: Doubles, solution: Solution) -> list[Decision]:
-        return [
-            self._turn_away(row, reason)
-            if (reason := self._why_not(row, drawn.choice)) is not None
-            else self._grant(row, drawn, bool(overdue[row] != NO_PLAN), net, solution)
-            for row in range(len(drawn.choice))
-        ]
-
-    def _why_not(self, row: int, choice: Choice) -> Reason | None:
-        """Why a task gets nothing now; None when it gets a plan."""
-        standing = self._batch.standing[row]
-        if standing is not None:
-            return standing
-        if choice[row] != NO_PLAN:
-            return None
-        codes = self._batch.eligible.codes_in_any_tier[row]
-        eligible = self._market.eligible[:, row]
-        if not eligible.any():
-            return Reason.BREAKER_OPEN if (codes == _BREAKER_OPEN).any() else Reason.NO_ELIGIBLE_PLAN
-        need = self._market.need_of(row)[eligible]
-        if not (need <= self._market.capacity).all(axis=1).any():
-            return Reason.INSUFFICIENT_GLOBAL_CAPACITY
-        if not (self._worth[:, row] > 0).any():
-            return Reason.COST_ABOVE_VALUE
-        return Reason.OUTBID
-
-    def _grant(self, row: int, drawn: Drawn, is_overdue: bool, net: Doubles, solution: Solution) -> Decision:
-        plan = int(drawn.choice[row])
-        task, outlook = self._batch.records[row], self._market.outlook
-        return Decision(
-            task=task["task"],
-            task_id=task["task_id"],
-            value_score=task["value_score"],
-            outcome=Outcome.ASSIGNED,
-            plan=self._stages(plan, row),
-            expected_cost_usd=_up(outlook.list_usd[plan, row], Decimal("1e-9")),
-            explanation={
-                **self._facts(row),
-                "plan": self._weighed(plan, row, net),
-                "alternatives": [
-                    self._weighed(int(other), row, net) for other in self._best(row, net) if other != plan
-                ],
-                "decided_by": self._decided_by(row, drawn, is_overdue, net),
-                "probabilities": {
-                    self._market.catalogue.book.label(int(candidate)): float(probability)
-                    for candidate, probability in zip(
-                        drawn.candidates[:, row], drawn.probabilities[:, row], strict=True
-                    )
-                    if candidate != NO_PLAN and np.isfinite(probability)
-                },
-                "excluded": self._excluded(row),
-                "prices": {
-                    account: float(price)
-                    for account, price in zip(self._market.catalogue.accounts, solution.prices, strict=True)
-                    if price > 0
-                },
-            },
-        )
-
-    def _turn_away(self, row: int, reason: Reason) -> Decision:
-        task = self._batch.records[row]
-        return Decision(
-            task=task["task"],
-            task_id=task["task_id"],
-            value_score=task["value_score"],
-            outcome=Outcome.REJECTED if reason in _FOR_GOOD else Outcome.DEFERRED,
-            reason=reason,
-            explanation={**self._facts(row), "excluded": self._excluded(row)},
-        )
-
-    def _stages(self, plan: int, row: int) -> tuple[Stage, ...]:
-        """The plan's stages with what each reserves: the first in full, the others as far as they are expected."""
-        catalogue = self._market.catalogue
-        charges = np.flatnonzero(catalogue.book.charge_plan == plan)
-        stages = []
-        for option_index, charge in zip(catalogue.book.plans[plan], charges, strict=True):
-            option = catalogue.options[option_index]
-            amount = _up(self._market.outlook.charges[charge, row], _SMALLEST[option.prepaid])
-            stages.append(
-                Stage(option.model.name, option.funding.name, dict.fromkeys(option.funding.accounts, amount))
-            )
-        return tuple(stages)
-
-    def _facts(self, row: int) -> dict[str, Any]:
-        """What was decided upon: with the configuration, prices and these, the decision can be made again."""
-        task = self._batch.records[row]
-        return {
-            "strategy": self._strategy.value,
-            "value_score": task["value_score"],
-            "aged_value": float(self._market.values[row]),
-            "required_success": float(self._market.required_success[row]),
-            **{name: task[name] for name in _FEATURES},
-        }
-
-    def _weighed(self, plan: int, row: int, net: Doubles) -> dict[str, Any]:
-        outlook = self._market.outlook
-        return {
-            "plan": self._market.catalogue.book.label(plan),
-            "success": round(float(outlook.success[plan, row]), 4),
-            "list_usd": round(float(outlook.list_usd[plan, row]), 6),
-            "billed_usd": round(float(outlook.billed_usd[plan, row]), 6),
-            "seconds": round(float(outlook.seconds[plan, row]), 1),
-            "worth": round(float(self._worth[plan, row]), 4),
-            "price": round(float(self._worth[plan, row] - net[plan, row]), 4),
-            "net": round(float(net[plan, row]), 4),
-        }
-
-    def _best(self, row: int, net: Doubles) -> list[int]:
-        """The plans of most worth less price, best first."""
-        order = np.argsort(-net[:, row], kind="stable")[: _ALTERNATIVES_KEPT + 1]
-        return [int(plan) for plan in order if np.isfinite(net[plan, row])][:_ALTERNATIVES_KEPT]
-
-    def _decided_by(self, row: int, drawn: Drawn, is_overdue: bool, net: Doubles) -> str:
-        """Which step of the round settled on the plan."""
-        if is_overdue:
-            return "overdue"
-        if drawn.choice[row] != drawn.candidates[0, row]:
-            return "exploration"
-        best = np.nanmax(np.where(np.isfinite(net[:, row]), net[:, row], np.nan))
-        return "prices" if net[drawn.choice[row], row] >= best - _TIE * max(1.0, abs(best)) else "rounding"
-
-    def _excluded(self, row: int) -> dict[str, str]:
-        """The reason of every option that may not be given, by its label."""
-        codes = self._batch.eligible.codes_in_any_tier[row]
-        options = self._market.catalogue.options
-        return {
-            f"{option.model.name} ({option.funding.name})": str(CODES[code])
-            for option, code in zip(options, codes.tolist(), strict=True)
-            if CODES[code] is not None
-        }
-
-    def _forecast(self, choice: Choice) -> Forecast:
-        return forecast(self._market, choice, self._batch.tasks["value_score"].to_numpy(dtype=np.float64))
-
-    def _alternatives(self, start: dict[str, float]) -> dict[str, Forecast]:
-        """What the other strategies would have come to, without exploration."""
-        return {
-            other.value: self._forecast(self._clear(self._market, self._market.worth(other), start).choice)
-            for other in OBJECTIVES
-            if other is not self._strategy
-        }
+def _values(batch: Batch) -> Doubles:
+    return batch.tasks["value_score"].to_numpy(dtype=np.float64)
 
 
-def _up(amount: float, smallest: Decimal) -> Decimal:
-    return Decimal(repr(float(amount))).quantize(smallest, rounding=ROUND_UP)
+def _compared(tasks: int, seed: int) -> NDArray[np.intp]:
+    """Positions of the tasks on which strategies are compared, ascending."""
+    if tasks <= COMPARED_WHOLE:
+        return np.arange(tasks)
+    return np.sort(np.random.default_rng(seed).choice(tasks, COMPARED_SAMPLE, replace=False))
+
+
+def _alternatives(
+    batch: Batch, market: Market, accounts: Sequence[Account], rules: Rules, compared: NDArray[np.intp]
+) -> dict[str, Forecast]:
+    """What each strategy would have come to on some of the tasks, with a proportional part of every account."""
+    share = len(compared) / len(batch.tasks)
+    part = market.of(compared, share)
+    values = _values(batch)[compared]
+    choices: dict[Strategy, Choice] = {Strategy.TIERED: _tiered_choice(batch, market, accounts, compared)}
+    start = starting_prices(market, rules)
+    for strategy in OBJECTIVES:
+        solution = part.clear(part.worth(strategy), seed=rules.seed, start=start, threads=rules.threads)
+        choices[strategy] = solution.choice
+    return {strategy.value: forecast(part, choice, values) for strategy, choice in choices.items()}
+
+
+def _tiered_choice(
+    batch: Batch, market: Market, accounts: Sequence[Account], compared: NDArray[np.intp]
+) -> Choice:
+    """Plans that the written policy would give to some of the tasks."""
+    share = Decimal(len(compared)) / len(batch.tasks)
+    part = [
+        replace(account, limit=account.limit * share, available=account.available * share)
+        for account in accounts
+    ]
+    plan_of = {plan: number for number, plan in enumerate(market.catalogue.book.plans)}
+    single = np.array([plan_of.get((option,), NO_PLAN) for option in range(len(batch.options))] + [NO_PLAN])
+    options = tiered_options(batch.tasks.iloc[compared], batch.options, part, batch.policy, now=batch.now)
+    return single[options].astype(np.int16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from cp_core.assignment.exploration import ExplorationPolicy
-from cp_core.assignment.optimal import FairnessPolicy
+from cp_core.assignment.fairness import FairnessPolicy
 from cp_core.assignment.plans import PlanPolicy
 from cp_core.assignment.policy import AssignmentPolicy
 from cp_core.assignment.predict import PredictionPolicy
