@@ -8,7 +8,8 @@ The problem, over tasks i, plans k and accounts a::
                 x_ik in {0, 1}
 
 A million tasks share a dozen accounts, so the Lagrangian dual over accounts has a dozen variables: the prices. It is
-minimised by L-BFGS-B (Byrd, Lu, Nocedal and Zhu 1995, in SciPy); large batches start from the prices of a sample. At
+minimised by projected BFGS; large batches start from the prices of a sample. (SciPy's L-BFGS-B would do, but its calls
+into LAPACK for a dozen variables wake as many threads as there are cores, which costs a second on a busy machine.) At
 those prices each task takes its best plan; the few tasks for which two plans are nearly equal then absorb what is over
 or left. The dual value bounds every assignment from above, so the gap reported is a proof, not an estimate.
 """
@@ -17,13 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize  # type: ignore[import-untyped]
 
 Floats = NDArray[np.floating]
 Doubles = NDArray[np.float64]
@@ -34,11 +35,15 @@ NO_PLAN = -1
 """The choice of a task that gets no plan in this batch."""
 
 _BLOCK = 32_768  # tasks evaluated at once: the working arrays of a block stay in the processor's cache
-_SAMPLE = 20_000  # tasks whose prices start a large batch
-_SAMPLE_STEPS = 60
-_FULL_STEPS = 60
-_FULL_STEPS_AFTER_SAMPLE = 8
-_DUAL_TOLERANCE = 1e-8  # relative; the least step of the dual value that is still worth a look
+_SAMPLES = (1_000, 20_000)  # tasks among which prices are searched first, where a batch is much larger
+_LEAST_FACTOR = 4  # how much larger
+_SAMPLE_LOOKS = 100
+_MOST_LOOKS = 100
+_DUAL_TOLERANCE = 1e-7  # relative; the least gain of a step of the search that is still worth a look
+_IDLE_STEPS = 3  # steps without such a gain that end a search
+_FIRST_STEP = 0.1  # length of the first step of a search, in scaled prices
+_WOLFE_DESCENT, _WOLFE_CURVATURE = 1e-4, 0.9
+_SHORTEST_STEP = 1e-4
 _TIE_BREAK = 1e-4
 _MOVES_A_ROUND = 64
 _CORE_PER_ACCOUNT = 40  # closest decisions that rounding looks at again, per account
@@ -157,10 +162,11 @@ def solve(problem: Problem, *, seed: int, start: Doubles | None = None, threads:
     rng = np.random.default_rng(seed)
     prices = np.zeros(len(problem.capacity)) if start is None else np.array(start, dtype=np.float64)
     with _Dual(_without_ties(reduced, rng), threads) as dual:
-        found, steps = prices[priced], _FULL_STEPS
-        if problem.tasks > 2 * _SAMPLE:
-            found, steps = _prices_of_sample(dual.problem, found, rng), _FULL_STEPS_AFTER_SAMPLE
-        found = _minimise(dual, found, steps)
+        search = _Search(prices[priced])
+        for size in _SAMPLES:
+            if problem.tasks >= _LEAST_FACTOR * size:
+                search = _search_sample(dual.problem, search, size, rng)
+        found = _minimise(dual, search, _MOST_LOOKS).prices
         choice = _round(dual, found)
     with _Dual(reduced, threads) as true:
         bound = true.look(found).bound
@@ -251,7 +257,8 @@ class _Dual:
             np.equal(choice, plan, out=better)
             np.copyto(scratch, better, casting="unsafe")
             for charge in charges:
-                taken[charge] = np.dot(self.problem.charges[charge, block], scratch)
+                # not np.dot: BLAS would start threads of its own within each of ours
+                taken[charge] = np.einsum("i,i->", self.problem.charges[charge, block], scratch)
         return float(best.sum(dtype=np.float64)), taken, choice
 
     def _regret_in(self, block: slice, rates: Floats) -> Floats:
@@ -265,47 +272,124 @@ class _Dual:
         return best - second
 
 
-def _minimise(dual: _Dual, prices: Doubles, steps: int) -> Doubles:
-    """Prices of the least dual value found within `steps` looks.
+class _Search(NamedTuple):
+    """Prices, and the curvature of the dual around them in scaled prices; None before anything is known of it."""
 
-    Each price is scaled by its account's capacity, so that a step means as much for tokens as for dollars.
+    prices: Doubles
+    curvature: Doubles | None = None
+
+
+def _minimise(dual: _Dual, start: _Search, most_looks: int) -> _Search:
+    """Prices of the least dual value found within `most_looks`.
+
+    Each price is scaled by its account's capacity, so that a step means as much for tokens as for dollars. A dual of
+    finitely many tasks has kinks: BFGS with a weak Wolfe search copes with them (Lewis and Overton 2013). Prices that
+    would turn negative are held at zero (Bertsekas 1982).
     """
     capacity = dual.problem.capacity
-    best_prices, best = prices, dual.look(prices).bound
-    scale = best
+    scale = dual.look(start.prices).bound
     if not len(capacity) or scale <= 0:
-        return best_prices
+        return start
 
     def value_and_slope(scaled: Doubles) -> tuple[float, Doubles]:
-        nonlocal best_prices, best
-        tried = scaled * scale / capacity
-        seen = dual.look(tried)
-        if seen.bound < best:
-            best_prices, best = tried, seen.bound
+        seen = dual.look(scaled * scale / capacity)
         return seen.bound / scale, 1.0 - seen.use / capacity
 
-    minimize(
-        value_and_slope,
-        prices * capacity / scale,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(0.0, None)] * len(capacity),
-        options={"maxfun": steps, "maxiter": steps, "ftol": _DUAL_TOLERANCE, "gtol": 0.0, "maxcor": 20},
-    )
-    return best_prices
+    descent = _Descent(value_and_slope, start.prices * capacity / scale, start.curvature)
+    descent.run(most_looks)
+    return _Search(descent.best * scale / capacity, descent.curvature)
 
 
-def _prices_of_sample(problem: Problem, prices: Doubles, rng: np.random.Generator) -> Doubles:
-    """Prices of a random sample of tasks that shares the capacity in proportion."""
-    drawn = np.sort(rng.choice(problem.tasks, _SAMPLE, replace=False))
+class _Descent:
+    """Projected BFGS over variables that are at least 0."""
+
+    def __init__(
+        self, function: Callable[[Doubles], tuple[float, Doubles]], start: Doubles, curvature: Doubles | None
+    ) -> None:
+        self._function = function
+        self._point = start
+        self._value, self._slope = function(start)
+        self._looks = 1
+        self._least = self._value
+        self.best = start
+        self.curvature = curvature
+
+    def run(self, most_looks: int) -> None:
+        """Descend until nothing is gained any more, three times over, or the looks are used up."""
+        idle = 0
+        while self._looks < most_looks and idle < _IDLE_STEPS:
+            before = self._value
+            direction = self._direction()
+            if direction is None:
+                return
+            if not self._step(direction, most_looks):
+                self.curvature = None
+            idle = idle + 1 if before - self._value < _DUAL_TOLERANCE else 0
+
+    def _direction(self) -> Doubles | None:
+        """Where to go among the variables that are free to; None where none is."""
+        free = (self._point > 0) | (self._slope < 0)
+        if not free.any():
+            return None
+        direction = np.zeros_like(self._point)
+        slope = self._slope[free]
+        if self.curvature is not None:
+            with suppress(np.linalg.LinAlgError):
+                direction[free] = -np.linalg.solve(self.curvature[np.ix_(free, free)], slope)
+                if self._slope @ direction < 0:
+                    return direction
+            self.curvature = None
+        direction[free] = -slope * (_FIRST_STEP / max(float(np.linalg.norm(slope)), 1e-300))
+        return direction
+
+    def _step(self, direction: Doubles, most_looks: int) -> bool:
+        """Move along `direction` and learn the curvature there; False where no lower point was found."""
+        begun, slope = self._point, self._slope
+        near, far, length = 0.0, np.inf, 1.0
+        while True:
+            point = np.maximum(begun + length * direction, 0.0)
+            value, slope_there = self._function(point)
+            self._looks += 1
+            if value < self._least:
+                self._least, self.best = value, point
+            if value > self._value + _WOLFE_DESCENT * (slope @ (point - begun)):
+                far = length
+            elif slope_there @ direction < _WOLFE_CURVATURE * (slope @ direction):
+                near = length
+            else:
+                break
+            if self._looks >= most_looks or far - near < _SHORTEST_STEP:
+                break
+            length = 2 * length if far == np.inf else (near + far) / 2
+        if value > self._value:
+            return False
+        self._learn(point - begun, slope_there - slope)
+        self._point, self._value, self._slope = point, value, slope_there
+        return True
+
+    def _learn(self, step: Doubles, change: Doubles) -> None:
+        curved = float(step @ change)
+        if curved <= 1e-12 * float(np.linalg.norm(step) * np.linalg.norm(change)):
+            return
+        if self.curvature is None:
+            self.curvature = np.eye(len(step)) * (float(change @ change) / curved)
+        along = self.curvature @ step
+        self.curvature = (
+            self.curvature - np.outer(along, along) / float(step @ along) + np.outer(change, change) / curved
+        )
+
+
+def _search_sample(problem: Problem, start: _Search, size: int, rng: np.random.Generator) -> _Search:
+    """Search among a random sample of tasks that shares the capacity in proportion."""
+    drawn = np.sort(rng.choice(problem.tasks, size, replace=False))
     sample = Problem(
         values=np.ascontiguousarray(problem.values[:, drawn]),
         charges=np.ascontiguousarray(problem.charges[:, drawn]),
         charge_plan=problem.charge_plan,
         draws=problem.draws,
-        capacity=problem.capacity * (_SAMPLE / problem.tasks),
+        capacity=problem.capacity * (size / problem.tasks),
     )
-    return _minimise(_Dual(sample, threads=1), prices, _SAMPLE_STEPS)
+    return _minimise(_Dual(sample, threads=1), start, _SAMPLE_LOOKS)
 
 
 def _without_pairs_that_never_fit(problem: Problem) -> Problem:
