@@ -34,6 +34,7 @@ COMMANDS = {
     "assign": Command("cp_cli.assign:assign", "Decide which model does a task, and say why."),
     "quota": Command("cp_cli.quota:quota", "Show what remains of every subscription window and budget."),
     "ledger": Command("cp_cli.ledger:app", "Verify the quota ledger."),
+    "notices": Command("cp_cli.notices:notices", "Show which notices wait or failed, and deliver them."),
     "report": Command("cp_cli.report:report", "Show what some days came to."),
     "simulate": Command("cp_cli.simulate:simulate", "Serve simulated models on a local port."),
     "db": Command("cp_cli.db:app", "Show or upgrade the database's schema."),
