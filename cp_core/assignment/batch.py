@@ -21,6 +21,7 @@ from cp_core.assignment.eligibility import (
 )
 from cp_core.assignment.options import Options
 from cp_core.assignment.policy import AssignmentPolicy, Band
+from cp_core.assignment.predict import Columns
 from cp_core.models.registry import Tier
 from cp_core.tasks.reasons import Reason
 
@@ -33,7 +34,8 @@ class Batch:
     """n tasks and m options.
 
     Attributes:
-        tasks: the tasks by falling value score (ties: earlier deadline, then lower id), renumbered from 0.
+        tasks: the tasks by falling value score (ties: earlier deadline, then lower id), renumbered from 0: a DataFrame,
+            or a mapping of arrays for a task that is decided alone.
         records: the same, a mapping of columns for each task.
         standing: why a task is not to be decided now: n of `Reason` or None.
         bands: n, the band of each task.
@@ -79,6 +81,25 @@ def prepare(
         LookupError: an option names an account that `capacity` does not have.
     """
     tasks = _in_value_order(tasks)
+    records = cast("list[dict[str, Any]]", tasks.to_dict("records"))
+    return lay_out(tasks, records, options, capacity, policy, now=now, open_breakers=open_breakers)
+
+
+def lay_out(
+    tasks: Columns,
+    records: Sequence[dict[str, Any]],
+    options: Options,
+    capacity: Capacity,
+    policy: AssignmentPolicy,
+    *,
+    now: datetime,
+    open_breakers: Collection[str] = (),
+) -> Batch:
+    """Set a round up whose tasks are in order already; a single task comes fastest as a mapping of arrays.
+
+    Args:
+        records: the same tasks, a mapping of columns for each.
+    """
     bands = _band_numbers(tasks["value_score"], policy.bands)
     tier_position = _tier_positions(policy.bands)[bands][:, options.tier]
     capability = options.capability(tasks["domain"])
@@ -87,8 +108,8 @@ def prepare(
     most = np.array([capacity.limit(option.funding) for option in options], dtype=np.int64)
     needed, allowed = context_needed(tasks), context_allowed(options, policy)
     return Batch(
-        tasks=tasks,
-        records=cast("list[dict[str, Any]]", tasks.to_dict("records")),
+        tasks=cast("pd.DataFrame", tasks),
+        records=records,
         options=options,
         policy=policy,
         now=now,
@@ -126,10 +147,10 @@ def _in_value_order(tasks: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _band_numbers(scores: pd.Series, bands: Sequence[Band]) -> NDArray[np.intp]:
+def _band_numbers(scores: pd.Series | NDArray[np.float64], bands: Sequence[Band]) -> NDArray[np.intp]:
     """Which band each score falls into: the first whose `at_least` it reaches."""
     rising = np.array([band.at_least for band in reversed(bands)])
-    return len(bands) - np.searchsorted(rising, scores.to_numpy(dtype=np.float64), side="right")
+    return len(bands) - np.searchsorted(rising, np.asarray(scores, dtype=np.float64), side="right")
 
 
 def _tier_positions(bands: Sequence[Band]) -> NDArray[np.int64]:

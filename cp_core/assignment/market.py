@@ -211,7 +211,7 @@ def open_market(
         option_codes,
         required_success,
         capacity=np.array([float(account.available) for account in standing]),
-        lapsing=np.array([_lapsing(account, now) for account in standing]),
+        lapsing=np.array([lapsing_of(account, now) for account in standing]),
     )
 
 
@@ -237,6 +237,14 @@ def market_of(
     )
 
 
+def lapsing_of(account: Account, now: datetime) -> float:
+    """How near an account's window is to its end: 0 just opened, closed, or money; 1 ending."""
+    if account.unit != "tokens" or account.window_ends_at is None:
+        return 0.0
+    left = (account.window_ends_at - now).total_seconds()
+    return min(max(1.0 - left / _WINDOW_SECONDS[account.window], 0.0), 1.0)
+
+
 def _in_whole_tokens(outlook: Outlook, catalogue: Catalogue) -> Outlook:
     """The same with prepaid charges rounded up, as they are reserved: so that what fits here fits in the ledger."""
     prepaid = catalogue.prepaid_of_charge
@@ -247,15 +255,7 @@ def _in_whole_tokens(outlook: Outlook, catalogue: Catalogue) -> Outlook:
 def _plan_codes(book: PlanBook, option_codes: NDArray[np.int8]) -> NDArray[np.int8]:
     """The reason of the first stage that may not be given, or 0."""
     codes = np.full((len(book), option_codes.shape[1]), ELIGIBLE, dtype=np.int8)
-    for row in range(len(book.stage_option) - 1, -1, -1):
-        stage = option_codes[book.stage_option[row]]
-        plan = book.charge_plan[row]
-        codes[plan] = np.where(stage == ELIGIBLE, codes[plan], stage)
+    for plans, options in reversed(book.by_stage()):
+        stage = option_codes[options]
+        codes[plans] = np.where(stage == ELIGIBLE, codes[plans], stage)
     return codes
-
-
-def _lapsing(account: Account, now: datetime) -> float:
-    if account.unit != "tokens" or account.window_ends_at is None:
-        return 0.0
-    left = (account.window_ends_at - now).total_seconds()
-    return float(np.clip(1.0 - left / _WINDOW_SECONDS[account.window], 0.0, 1.0))

@@ -122,6 +122,14 @@ class PlanBook:
         """Sums over each plan's stages: (R, ...) to (K, ...)."""
         return np.add.reduceat(rows, self._first, axis=0)
 
+    def by_stage(self) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+        """For each stage in turn, the plans that have it and its option in each."""
+        stages = []
+        for options in self._stages.T:
+            plans = np.flatnonzero(options != _NO_STAGE)
+            stages.append((plans, options[plans]))
+        return stages
+
     def outlook(self, predictions: Predictions, check: CheckPolicy) -> Outlook:
         """What each plan is expected to give for each task.
 
