@@ -11,6 +11,7 @@ from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 EnvironmentVariable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
 MailAddress = Annotated[
@@ -57,6 +58,13 @@ def require_web_address(url: str) -> str:
     return url
 
 
+def _web_address(url: str) -> str:
+    try:
+        return require_web_address(url)
+    except ValueError as error:  # of the type whose value is not shown: it may hold a password
+        raise PydanticCustomError("secret", "{problem}", {"problem": str(error)}) from None
+
+
 def _canonical_network(network: str) -> str:
     return str(ip_network(network))
 
@@ -74,9 +82,9 @@ class FilePolicy(BaseModel):
 class WebhookPolicy(BaseModel):
     """Keys of `notices.webhook`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    url: Annotated[str, AfterValidator(require_web_address)] | None = Field(
+    url: Annotated[str, AfterValidator(_web_address)] | None = Field(
         default=None, description="Where each notice is posted. An address that is itself a secret: url_env."
     )
     url_env: EnvironmentVariable | None = Field(
