@@ -22,6 +22,10 @@ class DatabaseUnavailableError(UserError):
     """The database cannot be reached, or is not migrated. The text says which, and what to do."""
 
 
+class DatabaseBusyError(DatabaseUnavailableError):
+    """No connection of this process became free in the time that the caller could wait."""
+
+
 class Database:
     """A small pool of connections to one database.
 
@@ -52,13 +56,17 @@ class Database:
         return f"{parts.hostname or 'local socket'}:{parts.port or 5432}{parts.path}"
 
     @contextmanager
-    def transaction(self) -> Iterator[psycopg.Connection]:
+    def transaction(self, *, wait_seconds: float | None = None) -> Iterator[psycopg.Connection]:
         """Give a connection inside a transaction: committed at the end, rolled back on an error.
 
+        Args:
+            wait_seconds: how long to wait for a connection at most, for a caller in a hurry.
+
         Raises:
+            DatabaseBusyError: none could be had within `wait_seconds`.
             DatabaseUnavailableError: no connection could be had within the timeout, or it was lost.
         """
-        connection = self._connection()
+        connection = self._connection(wait_seconds)
         try:
             with connection.transaction():
                 yield connection
@@ -96,11 +104,15 @@ class Database:
         """Close every connection."""
         self._pool.close()
 
-    def _connection(self) -> psycopg.Connection:
+    def _connection(self, wait_seconds: float | None) -> psycopg.Connection:
         self._pool.open()
         try:
-            return self._pool.getconn()
+            return self._pool.getconn(wait_seconds)
         except PoolTimeout as error:
+            if wait_seconds is not None:
+                raise DatabaseBusyError(
+                    f"no connection to {self.address} could be had within {wait_seconds:.3g} s"
+                ) from error
             self.check()
             raise DatabaseUnavailableError(
                 f"all {self._pool.max_size} connections of this process to {self.address} were in use "
