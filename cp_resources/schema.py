@@ -249,6 +249,7 @@ assignment_batches = Table(
     _timestamp("decided_at", default_now=True),
     Column("strategy", Text, nullable=False),
     Column("seed", BigInteger, nullable=False),
+    Column("started_from", UUID(as_uuid=True), comment="batch at whose prices the solver started"),
     Column("tasks", Integer, nullable=False),
     Column("assigned", Integer, nullable=False),
     Column("objective", Double, nullable=False, comment="worth of the assignment, value points"),
@@ -258,6 +259,9 @@ assignment_batches = Table(
     Column("seconds", Double, nullable=False),
     Column("prices", JSONB, nullable=False, comment="value points of one more unit, by account"),
     Column("available", JSONB, nullable=False, comment="what each account held before, by account"),
+    Column(
+        "lapsing", JSONB, nullable=False, comment="how near each account's window was to its end, 0 to 1"
+    ),
     Column("forecast", JSONB, nullable=False, comment="what the assignment is expected to come to"),
     Column("alternatives", JSONB, nullable=False, comment="what other strategies were expected to come to"),
     Column("pruned", JSONB, nullable=False, comment="pairs of task and plan ruled out, by reason"),
@@ -276,7 +280,10 @@ assignment_attempts = Table(
     Column("task", BigInteger, ForeignKey("cp.tasks.id", ondelete="CASCADE"), nullable=False),
     Column("path", Text, nullable=False),
     Column(
-        "outcome", Text, nullable=False, comment="assigned, deferred, rejected, timeout or already_assigned"
+        "outcome",
+        Text,
+        nullable=False,
+        comment="assigned, deferred, rejected, timeout, failed or already_assigned",
     ),
     Column("reason", Text, comment="reason code when nothing was assigned"),
     Column(
@@ -289,7 +296,8 @@ assignment_attempts = Table(
     ),
     CheckConstraint("path IN ('batch', 'inline', 'stress')", name="path"),
     CheckConstraint(
-        "outcome IN ('assigned', 'deferred', 'rejected', 'timeout', 'already_assigned')", name="outcome"
+        "outcome IN ('assigned', 'deferred', 'rejected', 'timeout', 'failed', 'already_assigned')",
+        name="outcome",
     ),
     Index("ix_assignment_attempts_task", "task", "id"),
 )

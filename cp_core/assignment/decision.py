@@ -89,15 +89,15 @@ class Decision:
                 total[account] = total.get(account, Decimal(0)) + amount
         return total
 
-    def outrun(self) -> Decision:
-        """What becomes of an assignment when others have taken its quota first, too often to try again."""
+    def outrun(self, reason: Reason = Reason.QUOTA_EXHAUSTED) -> Decision:
+        """What becomes of an assignment when others have taken its quota, or its place, first."""
         explanation = {name: part for name, part in self.explanation.items() if name != "why"}
         return Decision(
             self.task,
             self.task_id,
             self.value_score,
             Outcome.DEFERRED,
-            Reason.QUOTA_EXHAUSTED,
+            reason,
             explanation=explanation,
         )
 

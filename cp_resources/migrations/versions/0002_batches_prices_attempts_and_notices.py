@@ -29,6 +29,9 @@ def upgrade() -> None:
         sa.Column("decided_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("strategy", sa.Text(), nullable=False),
         sa.Column("seed", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "started_from", sa.UUID(), nullable=True, comment="batch at whose prices the solver started"
+        ),
         sa.Column("tasks", sa.Integer(), nullable=False),
         sa.Column("assigned", sa.Integer(), nullable=False),
         sa.Column("objective", sa.Double(), nullable=False, comment="worth of the assignment, value points"),
@@ -47,6 +50,12 @@ def upgrade() -> None:
             postgresql.JSONB(astext_type=sa.Text()),
             nullable=False,
             comment="what each account held before, by account",
+        ),
+        sa.Column(
+            "lapsing",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="how near each account's window was to its end, 0 to 1",
         ),
         sa.Column(
             "forecast",
@@ -86,7 +95,7 @@ def upgrade() -> None:
             "outcome",
             sa.Text(),
             nullable=False,
-            comment="assigned, deferred, rejected, timeout or already_assigned",
+            comment="assigned, deferred, rejected, timeout, failed or already_assigned",
         ),
         sa.Column("reason", sa.Text(), nullable=True, comment="reason code when nothing was assigned"),
         sa.Column(
@@ -106,7 +115,7 @@ def upgrade() -> None:
             comment="figures that prove it",
         ),
         sa.CheckConstraint(
-            "outcome IN ('assigned', 'deferred', 'rejected', 'timeout', 'already_assigned')",
+            "outcome IN ('assigned', 'deferred', 'rejected', 'timeout', 'failed', 'already_assigned')",
             name=op.f("ck_assignment_attempts_outcome"),
         ),
         sa.CheckConstraint("path IN ('batch', 'inline', 'stress')", name=op.f("ck_assignment_attempts_path")),
