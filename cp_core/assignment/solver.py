@@ -37,8 +37,8 @@ NO_PLAN = -1
 _BLOCK = 32_768  # tasks evaluated at once: the working arrays of a block stay in the processor's cache
 _SAMPLES = (1_000, 20_000)  # tasks among which prices are searched first, where a batch is much larger
 _LEAST_FACTOR = 4  # how much larger
-_SAMPLE_LOOKS = 100
-_MOST_LOOKS = 100
+_MOST_LOOKS = 100  # passes over a batch or a sample that the search for prices may take
+_MOST_LOOKS_AFTER_SAMPLE = 24
 _DUAL_TOLERANCE = 1e-7  # relative; the least gain of a step of the search that is still worth a look
 _IDLE_STEPS = 3  # steps without such a gain that end a search
 _FIRST_STEP = 0.1  # length of the first step of a search, in scaled prices
@@ -162,11 +162,11 @@ def solve(problem: Problem, *, seed: int, start: Doubles | None = None, threads:
     rng = np.random.default_rng(seed)
     prices = np.zeros(len(problem.capacity)) if start is None else np.array(start, dtype=np.float64)
     with _Dual(_without_ties(reduced, rng), threads) as dual:
-        search = _Search(prices[priced])
+        search, looks = _Search(prices[priced]), _MOST_LOOKS
         for size in _SAMPLES:
             if problem.tasks >= _LEAST_FACTOR * size:
-                search = _search_sample(dual.problem, search, size, rng)
-        found = _minimise(dual, search, _MOST_LOOKS).prices
+                search, looks = _search_sample(dual.problem, search, size, rng), _MOST_LOOKS_AFTER_SAMPLE
+        found = _minimise(dual, search, looks).prices
         choice = _round(dual, found)
     with _Dual(reduced, threads) as true:
         bound = true.look(found).bound
@@ -389,7 +389,7 @@ def _search_sample(problem: Problem, start: _Search, size: int, rng: np.random.G
         draws=problem.draws,
         capacity=problem.capacity * (size / problem.tasks),
     )
-    return _minimise(_Dual(sample, threads=1), start, _SAMPLE_LOOKS)
+    return _minimise(_Dual(sample, threads=1), start, _MOST_LOOKS)
 
 
 def _without_pairs_that_never_fit(problem: Problem) -> Problem:
@@ -434,16 +434,36 @@ def _round(dual: _Dual, prices: Doubles) -> NDArray[np.int16]:
     seen = dual.look(prices)
     slack = dual.problem.capacity - dual.problem.use_of(seen.choice)
     regrets = dual.regrets(prices)
-    size = min(dual.problem.tasks, max(400, _CORE_PER_ACCOUNT * len(slack)))
+    size = max(400, _CORE_PER_ACCOUNT * len(slack))
     while True:
-        tasks = np.sort(np.argpartition(regrets, size - 1)[:size])
+        tasks = _closest(dual.problem, seen.choice, regrets, slack < 0, size)
         core = _Core(dual.problem, tasks, seen.choice[tasks], prices, slack)
-        if core.repair() or size == dual.problem.tasks:
+        if core.repair() or len(tasks) == dual.problem.tasks:
             core.improve()
             choice = seen.choice.copy()
             choice[tasks] = core.choice
             return choice
-        size = min(dual.problem.tasks, 4 * size)
+        size = 4 * size
+
+
+def _closest(
+    problem: Problem, choice: NDArray[np.int16], regrets: Floats, overdrawn: NDArray[np.bool_], size: int
+) -> Indices:
+    """The `size` tasks of least regret, and as many again of those that draw on each overdrawn account.
+
+    Where two models are all but equal, nearly every task has little regret, and few of them could relieve an account.
+    """
+    draws = np.zeros((len(problem.values) + 1, len(overdrawn)), bool)  # the last row is that of NO_PLAN
+    np.logical_or.at(draws, problem.charge_plan, problem.draws > 0)
+    groups = [np.arange(problem.tasks)]
+    groups += [np.flatnonzero(draws[choice, account]) for account in np.flatnonzero(overdrawn)]
+    return np.unique(np.concatenate([_least(regrets, group, size) for group in groups]))
+
+
+def _least(regrets: Floats, tasks: Indices, size: int) -> Indices:
+    if len(tasks) <= size:
+        return tasks
+    return tasks[np.argpartition(regrets[tasks], size - 1)[:size]]
 
 
 class _Core:
