@@ -6,18 +6,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cp_core.assignment.exploration import ExplorationPolicy
 from cp_core.assignment.fairness import FairnessPolicy
+from cp_core.assignment.inline import InlinePolicy
 from cp_core.assignment.plans import PlanPolicy
 from cp_core.assignment.policy import AssignmentPolicy
 from cp_core.assignment.predict import PredictionPolicy
+from cp_core.assignment.retry import AssignmentRetryPolicy
 from cp_core.assignment.strategies import ObjectivePolicy
 from cp_core.execution.policy import ExecutionPolicy
 from cp_core.policy.notices import NoticePolicy
 
 
 class Flags(BaseModel):
-    """Section `flags`: switches that an operator may turn without changing a policy."""
+    """Section `flags`: switches that an operator may turn without changing a policy. Only true and false will do."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, populate_by_name=True, serialize_by_alias=True
+    )
 
     retry_policy_v2: bool = Field(
         default=True,
@@ -47,6 +51,8 @@ class Policies(BaseModel):
     objective: ObjectivePolicy = ObjectivePolicy()
     fairness: FairnessPolicy = FairnessPolicy()
     exploration: ExplorationPolicy = ExplorationPolicy()
+    inline: InlinePolicy = InlinePolicy()
+    assignment_retry: AssignmentRetryPolicy = AssignmentRetryPolicy()
     execution: ExecutionPolicy = ExecutionPolicy()
     notices: NoticePolicy = NoticePolicy()
     flags: Flags = Flags()
