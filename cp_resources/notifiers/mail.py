@@ -136,7 +136,7 @@ class EmailNotifier:
         )
 
     def _told(self, error: OSError | smtplib.SMTPException) -> str:
-        if isinstance(error, TimeoutError):
+        if isinstance(error, TimeoutError) or isinstance(error.__context__, TimeoutError):
             return f"no answer within {self._policy.timeout_seconds:g} s"
         return scrub(f"{type(error).__name__}: {error}", self._login or ())
 

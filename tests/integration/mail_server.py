@@ -126,7 +126,7 @@ class _Session(socketserver.BaseRequestHandler):
             words = line.decode().strip()
             verb = words.split(" ")[0].upper()
             if verb == "EHLO":
-                extensions = []
+                extensions = ["mail.test"]  # the first line is a greeting
                 if server.certificate and not is_encrypted:
                     extensions.append("STARTTLS")
                 if server.login and is_encrypted:
