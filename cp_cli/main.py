@@ -32,6 +32,7 @@ COMMANDS = {
     "submit": Command("cp_cli.submit:submit", "Submit tasks from a JSONL, JSON or CSV file."),
     "score": Command("cp_cli.score:score", "Show a task's value score, or override it with a reason."),
     "assign": Command("cp_cli.assign:assign", "Decide which model does a task, and say why."),
+    "stress": Command("cp_cli.stress:stress", "Put a load of made-up tasks on the planner."),
     "quota": Command("cp_cli.quota:quota", "Show what remains of every subscription window and budget."),
     "ledger": Command("cp_cli.ledger:app", "Verify the quota ledger."),
     "notices": Command("cp_cli.notices:notices", "Show which notices wait or failed, and deliver them."),
