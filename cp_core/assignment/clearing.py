@@ -53,7 +53,8 @@ class Cleared:
     Attributes:
         drawn: the plans, and what exploration might have drawn instead. The probabilities of a task are NaN where
             what it drew did not fit any more.
-        overdue: which tasks were served because they had waited too long, (n,).
+        late: which tasks have waited too long, (n,).
+        overdue: which of them were served for that; the others found too little left, (n,).
         beyond_room: which tasks were set aside for their workspace, (n,).
         worth: what each plan is worth for each task, (K, n); -inf where it may not be given.
         net: worth less the price of what the plan draws, (K, n).
@@ -61,6 +62,7 @@ class Cleared:
     """
 
     drawn: Drawn
+    late: NDArray[np.bool_]
     overdue: NDArray[np.bool_]
     beyond_room: NDArray[np.bool_]
     worth: Doubles
@@ -84,7 +86,9 @@ def clear(market: Market, tasks: pd.DataFrame, rules: Rules) -> Cleared:
     start = starting_prices(market, rules)
     waiting = tasks["waiting_hours"].to_numpy(dtype=np.float64)
     late = rules.fairness.overdue(waiting)
-    set_aside = _beyond_room(market, worth, tasks["workspace"], late, rules.rooms or {})
+    is_late = np.zeros(len(tasks), dtype=bool)
+    is_late[late] = True
+    set_aside = _beyond_room(market, worth, tasks["workspace"], late, is_late, rules.rooms or {})
     first = _serve(market, np.where(set_aside, -np.inf, worth - market.price(start)), late)
     is_served = first != NO_PLAN
     rest = market.with_less(market.use_of(first)) if is_served.any() else market
@@ -103,7 +107,7 @@ def clear(market: Market, tasks: pd.DataFrame, rules: Rules) -> Cleared:
     )
     slack = np.maximum(rest.capacity - solution.use, 0.0)
     drawn = _explore(market, choice, net, may_explore, tasks, slack, rules.exploration.rate)
-    return Cleared(drawn, is_served, set_aside, worth, net, solution)
+    return Cleared(drawn, is_late, is_served, set_aside, worth, net, solution)
 
 
 def starting_prices(market: Market, rules: Rules) -> Doubles:
@@ -136,14 +140,17 @@ def _serve(market: Market, net: Doubles, order: NDArray[np.intp]) -> Choice:
 
 
 def _beyond_room(
-    market: Market, worth: Doubles, workspaces: pd.Series, late: NDArray[np.intp], rooms: Mapping[str, int]
+    market: Market,
+    worth: Doubles,
+    workspaces: pd.Series,
+    late: NDArray[np.intp],
+    is_late: NDArray[np.bool_],
+    rooms: Mapping[str, int],
 ) -> NDArray[np.bool_]:
     """Which tasks stand behind what their workspace has room for: the overdue come first, then the more valuable."""
     if not rooms:
         return np.zeros(len(workspaces), dtype=bool)
     wants = np.asarray(((worth > 0) & market.fits(market.capacity)).any(axis=0))
-    is_late = np.zeros(len(workspaces), dtype=bool)
-    is_late[late] = True
     by_value = np.argsort(-market.values, kind="stable")
     order = np.concatenate([late, by_value[~is_late[by_value]]])
     return beyond_room(workspaces, rooms, order[wants[order]])

@@ -201,6 +201,7 @@ class Desk:
         none = np.array([NO_PLAN], dtype=np.int16)
         cleared = Cleared(
             drawn=Drawn(chosen, np.stack([chosen, none, none]), np.array([[1.0], [0.0], [0.0]])),
+            late=overdue,
             overdue=overdue & (chosen != NO_PLAN),
             beyond_room=np.array([not now_at.has_room]),
             worth=worth,

@@ -86,6 +86,12 @@ class AssignmentPolicy(BaseModel):
         default=30, ge=0, description="Nothing is started that has less than this left before its deadline."
     )
 
+    most_gap: float = Field(
+        default=0.005,
+        gt=0,
+        lt=1,
+        description="Largest fraction of its bound that a round of the solver may leave; a fifth from 10,000 tasks.",
+    )
     batch_size: int = Field(default=1000, ge=1, le=10_000, description="Tasks decided in one transaction.")
     reservation_seconds: float = Field(
         default=21_600, gt=0, description="How long reserved quota waits for the task to be executed."

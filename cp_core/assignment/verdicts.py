@@ -105,7 +105,7 @@ def _reasons(batch: Batch, market: Market, cleared: Cleared) -> list[Reason | No
             reasons[row] = Reason.WORKSPACE_CAP
         elif not eligible[position]:
             reasons[row] = Reason.BREAKER_OPEN if paused[position] else Reason.NO_ELIGIBLE_PLAN
-        elif not fits[position]:
+        elif not fits[position] or cleared.late[row]:  # what was left, the overdue before it took
             reasons[row] = Reason.INSUFFICIENT_GLOBAL_CAPACITY
         else:
             reasons[row] = Reason.OUTBID if is_worth_it[position] else Reason.COST_ABOVE_VALUE
