@@ -206,7 +206,8 @@ def _message(row: Mapping[str, Any]) -> Message:
     )
 
 
-# Sorted by task, so that two transactions that add the same notices wait for each other in one order.
+# Sorted by task, so that two transactions that add the same notices wait for each other in one order. The tasks
+# are named a second time, so that they are found by primary key and never by a merge through all of them.
 _ADD: LiteralString = """
 INSERT INTO cp.outbox (task, kind, payload)
 SELECT t.id, n.kind, jsonb_build_object(
@@ -234,8 +235,9 @@ LEFT JOIN LATERAL (
         (array_agg(e.quality ORDER BY e.attempt DESC))[1] AS quality,
         (array_agg(e.model ORDER BY e.attempt DESC))[1] AS model,
         (array_agg(e.funding ORDER BY e.attempt DESC))[1] AS funding
-    FROM cp.executions e WHERE e.task = t.id
-) AS done ON n.kind = 'completed'
+    FROM cp.executions e WHERE n.kind = 'completed' AND e.task = t.id
+) AS done ON true
+WHERE t.id = ANY(%(tasks)s::bigint[])
 ORDER BY n.task, n.kind
 ON CONFLICT (task, kind) DO NOTHING
 """
