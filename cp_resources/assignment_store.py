@@ -131,14 +131,23 @@ class AssignmentStore:
         return dict(connection.execute(_BUSY, (names,)).fetchall())
 
     def store(
-        self, connection: psycopg.Connection, facts: Facts, decisions: Sequence[Decision], stamp: Stamp
+        self,
+        connection: psycopg.Connection,
+        facts: Facts,
+        decisions: Sequence[Decision],
+        stamp: Stamp,
+        waits: Mapping[int, float] | None = None,
     ) -> dict[int, TaskState]:
         """Store decisions about locked tasks, move the tasks, and return the states of those that moved.
 
         A deferral for the same reason as before is no new decision: the task waits on, and the old row stands.
+
+        Args:
+            waits: seconds until some tasks that are deferred are looked at again; the policy says it for the others.
         """
         if not decisions:
             return {}
+        waits = waits or {}
         moves = [_Move.of(decision, facts.rows[decision.task], self._policy) for decision in decisions]
         new = [
             (decision, facts.rows[decision.task])
@@ -160,7 +169,7 @@ class AssignmentStore:
                 "reasons": [move.reason and move.reason.value for move in moves],
                 "models": [decision.model for decision in decisions],
                 "assignments": [assignment_of.get(move.task) for move in moves],
-                "waits": [float(move.wait_seconds) for move in moves],
+                "waits": [float(waits.get(move.task, move.wait_seconds)) for move in moves],
             },
         ).rowcount
         if moved != len(moves):

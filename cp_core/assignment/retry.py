@@ -98,11 +98,13 @@ class Step:
     """What follows an attempt that assigned nothing.
 
     Attributes:
+        reason: why it did not.
         attempts_left: after it.
         after_seconds: when to try again; None: not as a retry, only when the batches come to it.
         stop: why not, when this attempt was the one that stopped; None otherwise.
     """
 
+    reason: Reason
     attempts_left: int
     after_seconds: float | None = None
     stop: Stop | None = None
@@ -126,13 +128,13 @@ def next_step(
     """
     attempts_left = min(attempts_left, policy.most_attempts)
     if attempts_left <= 0:
-        return Step(0)
+        return Step(reason, 0)
     if KINDS[reason] is Kind.DETERMINISTIC:
-        return Step(0, stop=Stop.DETERMINISTIC)
+        return Step(reason, 0, stop=Stop.DETERMINISTIC)
     if attempts_left == 1:
-        return Step(0, stop=Stop.EXHAUSTED)
+        return Step(reason, 0, stop=Stop.EXHAUSTED)
     failed = policy.most_attempts - attempts_left + 1
     wait = retry_delay(failed, policy, jitter=jitter, retry_after=None)
     if deadline is not None and now + timedelta(seconds=wait) >= deadline:
-        return Step(0, stop=Stop.CUTOFF)
-    return Step(attempts_left - 1, after_seconds=wait)
+        return Step(reason, 0, stop=Stop.CUTOFF)
+    return Step(reason, attempts_left - 1, after_seconds=wait)
