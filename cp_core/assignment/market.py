@@ -29,8 +29,8 @@ Doubles = NDArray[np.float64]
 NOT_IN_MARKET = -1
 """Code of pairs of tasks that are not decided here: turned away, or served already."""
 
-_SINGLE_PRECISION = 1 - 1e-6
-"""Share of the capacity that the solver may give away: its sums of single-precision charges may be off by less."""
+_SINGLE_PRECISION = 1 - 1e-7
+"""Share of a money account that the solver may give away: single-precision sums are off by less. Tokens are exact."""
 
 _WINDOW_SECONDS = {
     Window.FIVE_HOUR: 5 * 3600.0,
@@ -52,6 +52,7 @@ class Catalogue:
         accounts: ids of the A accounts that plans draw on.
         draws: whether each stage of each plan draws on each account, (R, A).
         prepaid_of_charge: whether a subscription pays for each stage, (R,).
+        is_money: whether each account holds money, (A,).
         plan_tier: rank of the tier of each plan's first stage, (K,).
         labels: each plan in words.
     """
@@ -74,6 +75,7 @@ class Catalogue:
         )
         self.draws = self.book.draws(self.accounts)
         self.prepaid_of_charge = self.options.prepaid[self.book.stage_option]
+        self.is_money = (self.draws[~self.prepaid_of_charge] > 0).any(axis=0)
         self.plan_tier = self.options.tier[[plan[0] for plan in self.book.plans]]
         self.labels = tuple(self.book.label(plan) for plan in range(len(self.book)))
 
@@ -118,7 +120,7 @@ class Market:
             charges=self.outlook.charges.astype(np.float32),
             charge_plan=self.catalogue.book.charge_plan,
             draws=self.catalogue.draws,
-            capacity=self.capacity * _SINGLE_PRECISION,
+            capacity=np.where(self.catalogue.is_money, self.capacity * _SINGLE_PRECISION, self.capacity),
         )
         return solve(problem, seed=seed, start=start, threads=threads)
 
@@ -134,7 +136,10 @@ class Market:
     def fits(self, left: Doubles) -> NDArray[np.bool_]:
         """Whether what is `left` of every account suffices for each plan by itself, (K, n)."""
         fitting = np.ones(self.codes.shape, dtype=bool)
+        largest = self.outlook.charges.max(axis=1, initial=0.0)
         for draws, amount in zip(self.catalogue.draws.T, left, strict=True):
+            if self.catalogue.book.sum_by_plan(draws * largest).max(initial=0.0) <= amount:
+                continue  # every pair fits: there is no need to look at each
             fitting &= self.catalogue.book.sum_by_plan(draws[:, None] * self.outlook.charges) <= amount
         return fitting
 

@@ -22,7 +22,7 @@ _RULES = {
 
 _SETTLED_BY = {
     "prices": "it is worth most after the price of what it draws",
-    "rounding": "the best plan at these prices did not fit or left quota over; this makes the batch worth most",
+    "rounding": "at these prices others are as good: this one fits what the batch leaves of the accounts",
     "exploration": "drawn on purpose from an adjacent tier, so that outcomes show what it gives",
     "overdue": "the task had waited too long and was served before the others",
 }

@@ -35,7 +35,6 @@ FEATURES = ("domain", "complexity", "input_mean", "input_median", "output_mean",
 
 _BREAKER_OPEN = CODES.index(Reason.BREAKER_OPEN)
 _FOR_GOOD = frozenset({Reason.NO_ELIGIBLE_PLAN, Reason.DEADLINE_PASSED, Reason.DEPENDENCY_FAILED})
-_TIE = 1e-5  # two plans nearer than this are equal: the solver works in single precision
 _NANO = 1e9
 _DECIMALS = {"success": 4, "list_usd": 6, "billed_usd": 6, "seconds": 1, "worth": 4, "net": 4}
 
@@ -47,7 +46,7 @@ def decisions(batch: Batch, market: Market, strategy: Strategy, cleared: Cleared
     weighed = _Weighed(market, cleared)
     plans = _stages(market, cleared.choice)
     cost = np.ceil(_chosen(market.outlook.list_usd, cleared.choice) * _NANO).astype(np.int64).tolist()
-    settled = _settled_by(cleared)
+    settled = _settled_by(market, cleared)
     probabilities = cleared.drawn.probabilities.T.tolist()
     candidates = cleared.drawn.candidates.T.tolist()
     propensity = _propensity(cleared)
@@ -252,11 +251,10 @@ def _chosen(figures: Doubles, choice: NDArray[np.int16]) -> Doubles:
     return np.where(choice == NO_PLAN, 0.0, figures[choice, np.arange(len(choice))])
 
 
-def _settled_by(cleared: Cleared) -> list[str]:
+def _settled_by(market: Market, cleared: Cleared) -> list[str]:
     """Which step of the round settled each task's plan."""
-    best = np.where(np.isfinite(cleared.net), cleared.net, -np.inf).max(axis=0, initial=-np.inf)
-    with np.errstate(invalid="ignore"):
-        is_best = _chosen(cleared.net, cleared.choice) >= best - _TIE * np.maximum(1.0, np.abs(best))
+    net = np.where(market.fits(market.capacity), cleared.net, -np.inf)
+    is_best = (net.argmax(axis=0) == cleared.choice) & (net.max(axis=0) > 0)
     settled = np.where(is_best, "prices", "rounding")
     settled = np.where(cleared.drawn.explored, "exploration", settled)
     return np.where(cleared.overdue, "overdue", settled).tolist()  # type: ignore[no-any-return]
