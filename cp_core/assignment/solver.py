@@ -238,8 +238,10 @@ class _Dual:
 
     def _priced(self, plan: int, block: slice, rates: Floats, out: Floats, scratch: Floats) -> None:
         """Write the value of `plan` less the price of what it draws into `out`."""
-        np.copyto(out, self.problem.values[plan, block])
-        for charge in self.problem.charges_of[plan]:
+        first, *others = self.problem.charges_of[plan]
+        np.multiply(self.problem.charges[first, block], -rates[first], out=out)
+        np.add(out, self.problem.values[plan, block], out=out)
+        for charge in others:
             np.multiply(self.problem.charges[charge, block], rates[charge], out=scratch)
             np.subtract(out, scratch, out=out)
 

@@ -122,6 +122,29 @@ def test_gap_is_small_when_quota_is_short(tasks):
     assert solve(random_problem(tasks, 8, 12, seed=1), seed=SEED).gap <= (0.005 if tasks == 1_000 else 0.001)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_heavy_tailed_tokens_leave_a_small_gap(seed):
+    # The largest of these tasks takes thousands of times the median, so the dual has kinks of very different sizes.
+    rng = np.random.default_rng(seed)
+    tokens = rng.lognormal(10, 1.5, 10_000) * rng.lognormal(0, 0.2, (6, 10_000))
+    draws = np.repeat(np.eye(3), 2, axis=0)
+    capacity = tokens.mean(axis=0).sum() * np.array([0.05, 0.1, 0.2])
+    values = rng.gamma(2, 20, 10_000) * rng.uniform(0.3, 1, (6, 10_000))
+    assert solve(problem(values, tokens, draws, capacity), seed=SEED).gap <= 0.001
+
+
+def test_twin_plans_leave_a_small_gap():
+    # Nearly every task has next to no regret between the first two plans, yet only the third is short.
+    rng = np.random.default_rng(4)
+    tokens = np.repeat(rng.lognormal(5, 1, (1, 5_000)), 3, axis=0)
+    values = rng.uniform(10, 100, 5_000) * np.array([[0.6], [0.6], [0.9]])
+    capacity = tokens[0].sum() * np.array([0.5, 0.5, 0.2])
+    given_problem = problem(values, tokens, np.eye(3), capacity)
+    solution = solve(given_problem, seed=SEED)
+    assert (given_problem.use_of(solution.choice) <= given_problem.capacity).all()
+    assert solution.gap <= 0.001
+
+
 def test_no_task():
     solution = solve(problem(np.empty((2, 0)), np.empty((2, 0)), [[1], [1]], [5]), seed=SEED)
     assert len(solution.choice) == 0
