@@ -259,9 +259,7 @@ assignment_batches = Table(
     Column("seconds", Double, nullable=False),
     Column("prices", JSONB, nullable=False, comment="value points of one more unit, by account"),
     Column("available", JSONB, nullable=False, comment="what each account held before, by account"),
-    Column(
-        "lapsing", JSONB, nullable=False, comment="how near each account's window was to its end, 0 to 1"
-    ),
+    Column("lapsing", JSONB, nullable=False, comment="how near each account's window was to its end, 0 to 1"),
     Column("forecast", JSONB, nullable=False, comment="what the assignment is expected to come to"),
     Column("alternatives", JSONB, nullable=False, comment="what other strategies were expected to come to"),
     Column("pruned", JSONB, nullable=False, comment="pairs of task and plan ruled out, by reason"),
