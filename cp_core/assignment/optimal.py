@@ -210,7 +210,7 @@ def _alternatives(
 ) -> dict[str, Forecast]:
     """What each strategy would have come to on some of the tasks, with a proportional part of every account."""
     share = len(compared) / len(batch.tasks)
-    part = market.of(compared, share)
+    part = market if share == 1 else market.of(compared, share)
     values = _values(batch)[compared]
     choices: dict[Strategy, Choice] = {Strategy.TIERED: _tiered_choice(batch, market, accounts, compared)}
     start = starting_prices(market, rules)
