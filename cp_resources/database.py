@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, LiteralString
+from typing import Any, LiteralString, Self
 from urllib.parse import urlsplit
 
 import psycopg
@@ -24,6 +24,21 @@ class DatabaseUnavailableError(UserError):
 
 class DatabaseBusyError(DatabaseUnavailableError):
     """No connection of this process became free in the time that the caller could wait."""
+
+
+class CountedCursor(psycopg.Cursor[Any]):
+    """A cursor that counts its statements on its connection, for telemetry."""
+
+    def execute(self, *arguments: Any, **options: Any) -> Self:
+        """As psycopg's, and counted."""
+        connection: Any = self.connection
+        connection.statements = statements(connection) + 1
+        return super().execute(*arguments, **options)
+
+
+def statements(connection: psycopg.Connection) -> int:
+    """How many statements a connection of `Database` has executed in this transaction; COPY is not counted."""
+    return getattr(connection, "statements", 0)
 
 
 class Database:
@@ -46,6 +61,7 @@ class Database:
             kwargs={
                 "options": "-c search_path=cp,public -c timezone=UTC",
                 "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+                "cursor_factory": CountedCursor,
             },
         )
 
@@ -66,7 +82,8 @@ class Database:
             DatabaseBusyError: none could be had within `wait_seconds`.
             DatabaseUnavailableError: no connection could be had within the timeout, or it was lost.
         """
-        connection = self._connection(wait_seconds)
+        connection: Any = self._connection(wait_seconds)
+        connection.statements = 0
         try:
             with connection.transaction():
                 yield connection
