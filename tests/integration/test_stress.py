@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
 
 from cp_cli.main import run
+from cp_core.assignment.strategies import Strategy
 from cp_core.policy.policies import Flags
 from cp_resources import stress as stress_module
 from cp_resources.configuration import Configuration, load_configuration
@@ -20,7 +22,7 @@ from cp_resources.database import Database
 from cp_resources.embedded_postgres import EmbeddedPostgres
 from cp_resources.planner import Decided, Planner
 from cp_resources.settings import PROJECT_ROOT
-from cp_resources.stress import DATABASE_PREFIX, Load, stress
+from cp_resources.stress import DATABASE_PREFIX, Load, stress, with_strategy
 from cp_resources.stress_report import StressReport, differences, lines, read_report, write_report
 
 
@@ -199,3 +201,31 @@ def test_an_unreadable_report_that_would_be_replaced_is_passed_over(
     printed = command("--tasks", "5")
     assert printed.code == 0
     assert "not compared" in printed.err
+
+
+def events(database: Database, kind: str) -> list[dict[str, Any]]:
+    return [payload for (payload,) in database.fetch("SELECT payload FROM cp.events WHERE kind = %s", [kind])]
+
+
+@pytest.mark.parametrize("profiling", [False, True])
+def test_batches_and_single_decisions_emit_one_shape_with_debug_counters_only_when_wanted(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch, database: Database, profiling: bool
+) -> None:
+    @contextmanager
+    def this_database(*_: object, **__: object) -> Iterator[Database]:
+        yield database
+
+    monkeypatch.setattr(stress_module, "scratch_database", this_database)
+    policies = configuration.policies.model_copy(update={"flags": Flags(debug_capacity_profiling=profiling)})
+    solved = with_strategy(replace(configuration, policies=policies), Strategy.MAXIMIZE_VALUE)
+    stress(database.url, solved, Load(tasks=20, concurrency=1))
+    batch, *_ = events(database, "assign.summary")
+    single, *_ = events(database, "assign.inline")
+    assert set(batch) - {"days"} == set(single)
+    assert (batch["path"], single["path"]) == ("batch", "stress")
+    assert ("debug" in batch, "debug" in single) == (profiling, profiling)
+    assert batch["considered"] >= 2 * sum(batch["outcomes"].values())  # each task had several plans
+    assert batch["queries"] > 0
+    assert single["queries"] > 0
+    assert 0 <= batch["gap"] < 1
+    assert single["gap"] is None
