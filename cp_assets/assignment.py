@@ -16,6 +16,7 @@ from cp_assets.partitions import ONE_DAY_A_RUN, SUBMISSION_DAYS, day_of
 from cp_assets.presentation import bars, counts, table
 from cp_assets.queue import scored_tasks
 from cp_assets.registry import model_registry
+from cp_core.assignment.strategies import Strategy
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 
@@ -91,12 +92,12 @@ def _proof(database: Database, day: date, run_id: str) -> dict[str, Any]:
     found = database.fetch(_ROUND, [day, run_id])
     if not found:
         return {}
-    [(strategy, tasks, objective, bound, gap, prices, alternatives)] = found
+    [(decided_by, tasks, objective, bound, gap, prices, alternatives)] = found
     return {
         "gap": gap,
         "bound": bound,
         "value captured": bars(
-            {"nothing exceeds": bound, strategy: objective},
+            {"nothing exceeds": bound, decided_by: objective},
             title=f"Value captured against the bound, {tasks:,} tasks",
             axis="value points",
         ),
@@ -109,12 +110,13 @@ def _proof(database: Database, day: date, run_id: str) -> dict[str, Any]:
             ["strategy", "assigned", "value", "successes", "list USD", "billed USD", "tokens", "seconds"],
             (
                 [
-                    name,
+                    strategy.value,
                     *(one[key] for key in ("assigned", "value", "successes", "list_usd", "billed_usd")),
                     round(one["tokens"]),
                     one["seconds"],
                 ]
-                for name, one in alternatives["strategies"].items()
+                for strategy in Strategy
+                if (one := alternatives["strategies"].get(strategy))
             ),
         ),
         "compared on": f"{alternatives['tasks']:,} of {alternatives['of']:,} tasks",
@@ -157,7 +159,8 @@ assignments_checks = checks_of(
     [
         Check(
             name="tier_conforms_to_band",
-            description="Every task was given a model of a tier that the written policy allows its score.",
+            description="Every task was given a model of a tier that the written policy allows its score, or of one beside "
+            "those where the policy was relaxed.",
             blocking=True,
             search="""
                 SELECT task_id, decided.model, tier, score, band -> 'tiers' AS allowed
@@ -174,6 +177,7 @@ assignments_checks = checks_of(
                     ORDER BY (band ->> 'at_least')::float8 DESC LIMIT 1
                 ) AS bands
                 WHERE outcome = 'assigned' AND strategy = 'tiered' AND NOT band -> 'tiers' ? tier
+                  AND NOT (explanation ? 'tiers_either_side' AND explanation #> '{band,tiers}' ? tier)
                   AND decided.submission_day = coalesce(%(day)s, decided.submission_day)
             """,
         ),

@@ -26,6 +26,7 @@ from cp_core.assignment.decision import Decision, Outcome, reservation_key
 from cp_core.assignment.market import Catalogue
 from cp_core.assignment.optimal import Round, assign_optimal
 from cp_core.assignment.predict import Calibration
+from cp_core.assignment.retry import Step
 from cp_core.assignment.strategies import Strategy
 from cp_core.assignment.summary import AssignmentSummary
 from cp_core.assignment.telemetry import SUMMARY_EVENT, AssignmentTelemetry
@@ -33,6 +34,7 @@ from cp_core.assignment.tiered import assign_tiered
 from cp_core.quota.account import Account
 from cp_core.tasks.reasons import Reason
 from cp_core.tasks.states import TaskState
+from cp_resources.assignment_attempts import follow, steps_after
 from cp_resources.assignment_batches import AssignmentBatches, Prices, seed_of
 from cp_resources.assignment_store import AssignmentStore, Facts, Stamp
 from cp_resources.configuration import Configuration
@@ -218,6 +220,9 @@ class Assigner:
         telemetry.queries += 4
         telemetry.considered, telemetry.pruned = found.considered, Counter(found.pruned)
         telemetry.objective, telemetry.bound = found.objective, found.bound
+        telemetry.profile(
+            solver_passes=found.evaluations, accounts_priced=sum(price > 0 for price in found.prices.values())
+        )
         with self._database.transaction() as connection:
             batch = self._batches.add(
                 connection,
@@ -369,7 +374,12 @@ class Assigner:
         late: set[int] = set()
         while True:
             with connection.transaction() as attempt:
-                moved = self._store.store(connection, facts, held, stamp)
+                steps = self._steps_after(held, facts)
+                waits = {
+                    task: step.after_seconds for task, step in steps.items() if step.after_seconds is not None
+                }
+                moved = self._store.store(connection, facts, held, stamp, waits)
+                follow(connection, steps, stamp.path)
                 Outbox.add(connection, notices_about(moved))
                 outrun = self._reserve(connection, facts, held)
                 if not outrun:
@@ -382,6 +392,13 @@ class Assigner:
                 for decision in held
                 if decision.task not in outrun or races[decision.task] >= MOST_RACES
             ]
+
+    def _steps_after(self, decisions: Sequence[Decision], facts: Facts) -> dict[int, Step]:
+        """What follows for the tasks that get nothing. Waiting for another task is no attempt: it has its own pace."""
+        if not self._policies.flags.retry_policy_v2 or not len(facts):
+            return {}
+        tried = [decision for decision in decisions if decision.reason is not Reason.DEPENDENCY_PENDING]
+        return steps_after(tried, facts.rows, self._policies.assignment_retry, now=facts.now)
 
     def _within_caps(
         self, connection: psycopg.Connection, facts: Facts, decisions: Sequence[Decision]
@@ -430,6 +447,7 @@ class Assigner:
         run_id: str | None,
     ) -> None:
         """Say in the events what a batch came to."""
+        telemetry.inline = facts.last_attempts
         days = sorted({row.submission_day.isoformat() for row in facts.rows.values()})
         self._store.announce(connection, SUMMARY_EVENT, run_id, {"days": days, **telemetry.to_event()})
 

@@ -25,21 +25,6 @@ ALREADY_ASSIGNED = "already_assigned"
 
 
 @dataclass(frozen=True, slots=True)
-class Adjustment:
-    """What earlier attempts mean for the next one.
-
-    Attributes:
-        tiers_either_side: how far the written policy is relaxed: 1 when the last attempt ran out of time.
-        attempts_left: passing failures that the task may still have.
-        deadline: of the task.
-    """
-
-    tiers_either_side: int = 0
-    attempts_left: int = 3
-    deadline: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Attempt:
     """How one attempt ended; for `outcome` see table assignment_attempts."""
 
@@ -52,16 +37,9 @@ class Attempt:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
-def adjustments(connection: psycopg.Connection, tasks: Sequence[int]) -> dict[int, Adjustment]:
-    """What earlier attempts mean for the next one, by `tasks.id`."""
-    rows = connection.execute(_ADJUSTMENTS, {"tasks": list(tasks)}).fetchall()
-    return {task: Adjustment(*columns) for task, *columns in rows}
-
-
-def inline_context(connection: psycopg.Connection, tasks: Sequence[int]) -> dict[str, int] | None:
-    """How the latest inline attempts at some tasks ended, by outcome; None when there was none."""
-    found: dict[str, int] = dict(connection.execute(_INLINE, {"tasks": list(tasks)}).fetchall())
-    return found or None
+def relaxation(last_attempt: str | None) -> int:
+    """How many tiers either side the written policy is relaxed by, for the way the last attempt ended."""
+    return 1 if last_attempt == TIMEOUT else 0
 
 
 def record(connection: psycopg.Connection, attempts: Sequence[Attempt]) -> None:
@@ -84,7 +62,7 @@ def record(connection: psycopg.Connection, attempts: Sequence[Attempt]) -> None:
 
 def steps_after(
     decisions: Iterable[Decision],
-    adjusted: Mapping[int, Adjustment],
+    rows: Mapping[int, Any],
     policy: AssignmentRetryPolicy,
     *,
     now: datetime,
@@ -93,29 +71,29 @@ def steps_after(
     """What follows each decision that assigned nothing, by task.
 
     Args:
+        rows: the facts of the tasks, with attempts_left and deadline.
         draw: gives random numbers in [0, 1), for the jitter.
     """
     return {
         decision.task: next_step(
             decision.reason,
-            adjusted[decision.task].attempts_left,
+            rows[decision.task].attempts_left,
             policy,
             jitter=draw(),
             now=now,
-            deadline=adjusted[decision.task].deadline,
+            deadline=rows[decision.task].deadline,
         )
         for decision in decisions
         if decision.outcome is not Outcome.ASSIGNED and decision.reason is not None
     }
 
 
-def follow(
-    connection: psycopg.Connection, steps: Mapping[int, Step], assigned: Iterable[int], path: str
-) -> None:
-    """Keep the attempts left, all of them again for tasks that were assigned, and tell the stops: one event each."""
-    left = {**dict.fromkeys(assigned), **{task: step.attempts_left for task, step in steps.items()}}
-    if left:
-        connection.execute(_LEFT, {"tasks": list(left), "left": list(left.values())})
+def follow(connection: psycopg.Connection, steps: Mapping[int, Step], path: str) -> None:
+    """Keep the attempts that are left, and tell the stops: one event each."""
+    if not steps:
+        return
+    left = [step.attempts_left for step in steps.values()]
+    connection.execute(_LEFT, {"tasks": list(steps), "left": left})
     stops = [(task, step.stop, step.reason) for task, step in steps.items() if step.stop is not None]
     if stops:
         tasks, kinds, reasons = (list(column) for column in zip(*stops, strict=True))
@@ -130,25 +108,6 @@ def tell_already_assigned(connection: psycopg.Connection, task: int, path: str) 
     connection.execute(_STOPS, {"kind": STOP_EVENT, "path": path, **stop})
 
 
-_ADJUSTMENTS: LiteralString = """
-SELECT t.id, CASE WHEN latest.outcome = 'timeout' THEN 1 ELSE 0 END, t.assignment_attempts_left, t.deadline
-FROM cp.tasks t
-LEFT JOIN LATERAL (
-    SELECT a.outcome FROM cp.assignment_attempts a WHERE a.task = t.id ORDER BY a.id DESC LIMIT 1
-) AS latest ON true
-WHERE t.id = ANY(%(tasks)s::bigint[])
-"""
-
-_INLINE: LiteralString = """
-SELECT latest.outcome, count(*)
-FROM unnest(%(tasks)s::bigint[]) AS t (id)
-CROSS JOIN LATERAL (
-    SELECT a.outcome FROM cp.assignment_attempts a
-    WHERE a.task = t.id AND a.path = 'inline' ORDER BY a.id DESC LIMIT 1
-) AS latest
-GROUP BY latest.outcome
-"""
-
 _RECORD: LiteralString = """
 INSERT INTO cp.assignment_attempts (task, path, outcome, reason, tiers_either_side, seconds, detail)
 SELECT t.id, r.path, r.outcome, r.reason, r.tiers_either_side, r.seconds, r.detail
@@ -159,9 +118,9 @@ JOIN cp.tasks t ON t.task_id = r.task_id
 """
 
 _LEFT: LiteralString = """
-UPDATE cp.tasks t SET assignment_attempts_left = coalesce(r.attempts_left, 3)
+UPDATE cp.tasks t SET assignment_attempts_left = r.attempts_left
 FROM unnest(%(tasks)s::bigint[], %(left)s::smallint[]) AS r (task, attempts_left)
-WHERE t.id = r.task AND t.assignment_attempts_left <> coalesce(r.attempts_left, 3)
+WHERE t.id = r.task AND t.assignment_attempts_left <> r.attempts_left
 """
 
 _STOPS: LiteralString = """

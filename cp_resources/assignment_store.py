@@ -6,6 +6,7 @@ Everything here works in the caller's transaction where it is given a connection
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -21,6 +22,7 @@ from cp_core.assignment.decision import Decision, Outcome, decision_id, reservat
 from cp_core.assignment.policy import AssignmentPolicy
 from cp_core.tasks.reasons import TRANSIENT, Reason
 from cp_core.tasks.states import TaskState, require_legal
+from cp_resources.assignment_attempts import relaxation
 from cp_resources.database import Database
 from cp_resources.ledger import reservation_transfers
 
@@ -64,10 +66,16 @@ class Facts:
         """The database's time at which they were read; there must be some."""
         return next(iter(self.rows.values())).now  # type: ignore[no-any-return]
 
+    @property
+    def last_attempts(self) -> dict[str, int] | None:
+        """How the last inline attempts at them ended, by outcome; None when there was none."""
+        return dict(Counter(row.last_attempt for row in self.rows.values() if row.last_attempt)) or None
+
     def frame(self) -> pd.DataFrame:
         """One row a task, as strategies read it."""
         return pd.DataFrame(list(self.rows.values())).assign(
-            decision_id=pd.Series(list(self.ids.values()), dtype=object)
+            decision_id=pd.Series(list(self.ids.values()), dtype=object),
+            tiers_either_side=[relaxation(row.last_attempt) for row in self.rows.values()],
         )
 
 
@@ -290,7 +298,7 @@ LIMIT %(limit)s
 # xmin names the transaction that wrote the row last: the row is as it was read while that is the same.
 _TASK_COLUMNS: LiteralString = """
     SELECT id, task_id, submission_day, state, reason, workspace, deadline, dependencies, available_at, submitted_at,
-        state_changed_at, xmin::text AS version
+        state_changed_at, assignment_attempts_left, xmin::text AS version
     FROM cp.tasks WHERE id = ANY(%(tasks)s::bigint[])
 """
 
@@ -298,6 +306,8 @@ _TASK_COLUMNS: LiteralString = """
 # so that the rows are found by primary key.
 _FACTS: LiteralString = f"""
 SELECT t.id AS task, t.task_id, t.submission_day, t.state, t.reason, t.deadline, t.workspace, t.version, now() AS now,
+    t.assignment_attempts_left AS attempts_left,
+    (SELECT a.outcome FROM cp.assignment_attempts a WHERE a.task = t.id ORDER BY a.id DESC LIMIT 1) AS last_attempt,
     extract(epoch FROM now() - t.state_changed_at)::float8 AS waited_seconds,
     extract(epoch FROM now() - t.submitted_at)::float8 / 3600 AS waiting_hours,
     s.effective_score AS value_score, s.domain, s.complexity, s.risk,
@@ -352,6 +362,7 @@ WITH decided AS MATERIALIZED (
 )
 UPDATE cp.tasks t
 SET state = r.state, reason = r.reason, model = r.model,
+    assignment_attempts_left = CASE WHEN r.state = 'assigned' THEN 3 ELSE t.assignment_attempts_left END,
     assignment = coalesce(r.assignment, t.assignment),
     available_at = now() + make_interval(secs => r.wait_seconds),
     state_changed_at = CASE WHEN r.state = t.state THEN t.state_changed_at ELSE now() END

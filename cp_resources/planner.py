@@ -7,6 +7,7 @@ attempt, which is kept by itself. Decisions go by the database's time, the deadl
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,15 +26,16 @@ from cp_core.assignment.inline import Answer, Circumstances, Desk
 from cp_core.assignment.market import Catalogue
 from cp_core.assignment.predict import Calibration
 from cp_core.assignment.retry import Step, next_step
+from cp_core.assignment.summary import AssignmentSummary
 from cp_core.assignment.telemetry import AssignmentTelemetry
 from cp_core.tasks.reasons import Reason
 from cp_core.tasks.states import TaskState
 from cp_resources import assignment_attempts as attempts
 from cp_resources.assigner import TaskNeverDecidedError, TaskNotFoundError, TaskNotScoredError
-from cp_resources.assignment_attempts import Adjustment, Attempt
+from cp_resources.assignment_attempts import Attempt
 from cp_resources.assignment_store import AssignmentStore, Facts, Stamp
 from cp_resources.configuration import Configuration
-from cp_resources.database import Database, DatabaseBusyError
+from cp_resources.database import Database, DatabaseBusyError, statements
 from cp_resources.errors import UserError
 from cp_resources.ledger import Ledger, LedgerError, Reservation
 from cp_resources.outbox import Outbox, notices_about
@@ -210,45 +212,94 @@ class Planner:
         return found
 
     def _decide(self, connection: psycopg.Connection, found: Any, path: str, timer: _Timer) -> Decided:
+        """Decide, store and reserve; when others take the quota first, decide again with the balances of then.
+
+        Quota is reserved last: the ledger's lock is held from then until the end, and others wait for it.
+        """
         config_hash = self._configuration.content_hash
-        telemetry = AssignmentTelemetry(path, self._policies.assignment.strategy.value, config_hash, tasks=1)
+        telemetry = AssignmentTelemetry(
+            path,
+            self._policies.assignment.strategy.value,
+            config_hash,
+            tasks=1,
+            debug=Counter() if self._policies.flags.debug_capacity_profiling else None,
+        )
         with telemetry.step("read", self._clock):
             facts = self._store.read(connection, [found.id], None, config_hash)
-            adjusted = attempts.adjustments(connection, [found.id])[found.id]
-        decision, replans, is_cached = self._plan(connection, facts, found, adjusted, telemetry, timer)
-        telemetry.count(decision, self._configuration.registry)
-        step = self._step_after(decision, adjusted, facts)
-        with telemetry.step("store", self._clock):
-            timer.next("store the decision", connection)
-            moved = self._store.store(
-                connection,
-                facts,
-                [decision],
-                Stamp(telemetry.strategy, config_hash, path, batch=found.batch),
-                waits={found.id: step.after_seconds}
-                if step is not None and step.after_seconds is not None
-                else {},
+            has_room = self._has_room(connection, facts.rows[found.id].workspace)
+        going = _Going(connection, facts, found, has_room, path, telemetry, timer)
+        for replans in range(self._policies.inline.most_replans + 1):
+            answer = self._answer(going)
+            decision = answer.decision
+            with connection.transaction() as attempt:
+                made = self._made(going, decision, replans, answer.is_cached)
+                if decision.outcome is not Outcome.ASSIGNED or self._reserve(going, decision):
+                    return made
+                raise psycopg.Rollback(attempt)
+        return self._made(going, decision.outrun(), replans, is_cached=False)
+
+    def _answer(self, going: _Going) -> Answer:
+        """Decide with the balances of now."""
+        going.timer.next("decide", going.connection)
+        row, telemetry = going.facts.rows[going.found.id], going.telemetry
+        with telemetry.step("decide", self._clock):
+            answer = self._desk.decide(
+                row._asdict(),
+                Circumstances(
+                    accounts=self._ledger.accounts(going.connection),
+                    now=going.facts.now,
+                    prices=going.found.prices or {},
+                    prices_of=going.found.batch,
+                    tiers_either_side=attempts.relaxation(row.last_attempt),
+                    has_room=going.has_room,
+                ),
+                tick=self._clock(),
             )
+        telemetry.considered += answer.considered
+        telemetry.pruned.update(answer.pruned)
+        telemetry.profile(
+            searches=int(not answer.is_cached), eligible=answer.considered - sum(answer.pruned.values())
+        )
+        if self.cache is not None:
+            telemetry.cache_hits += answer.is_cached
+            telemetry.cache_misses += not answer.is_cached
+        if answer.decision.outcome is Outcome.ASSIGNED:
+            return answer._replace(decision=replace(answer.decision, propensity=1.0))
+        return answer
+
+    def _made(self, going: _Going, decision: Decision, replans: int, is_cached: bool) -> Decided:
+        """Store a decision with all that follows from it, but for the reservation."""
+        connection, facts, timer, task = going.connection, going.facts, going.timer, decision.task
+        timer.next("store", connection)
+        config_hash, strategy = self._configuration.content_hash, self._policies.assignment.strategy.value
+        steps = {}
+        if self._policies.flags.retry_policy_v2:
+            steps = attempts.steps_after(
+                [decision], facts.rows, self._policies.assignment_retry, now=facts.now
+            )
+        waits = {one: step.after_seconds for one, step in steps.items() if step.after_seconds is not None}
+        stamp = Stamp(strategy, config_hash, going.path, batch=going.found.batch)
+        with going.telemetry.step("store", self._clock):
+            moved = self._store.store(connection, facts, [decision], stamp, waits)
             Outbox.add(connection, notices_about(moved))
-            if self._policies.flags.retry_policy_v2:
-                is_assigned = decision.outcome is Outcome.ASSIGNED
-                steps = {} if step is None else {found.id: step}
-                attempts.follow(connection, steps, [found.id] if is_assigned else [], path)
-        telemetry.inline = {"replans": replans, "cached": int(is_cached)}
-        self._store.announce(connection, INLINE_EVENT, decision.task_id, telemetry.to_event())
+            attempts.follow(connection, steps, going.path)
+        self._store.announce(
+            connection, INLINE_EVENT, decision.task_id, self._event(going, decision, replans)
+        )
         attempt = self._attempt(
             decision.task_id,
-            path,
+            going.path,
             decision.outcome.value,
             decision.reason,
             timer,
             replans=replans,
             is_cached=is_cached,
         )
-        attempts.record(connection, [replace(attempt, tiers_either_side=adjusted.tiers_either_side)])
+        either_side = attempts.relaxation(facts.rows[task].last_attempt)
+        attempts.record(connection, [replace(attempt, tiers_either_side=either_side)])
         return Decided(
             task_id=decision.task_id,
-            state=moved.get(found.id, TaskState(found.state)),
+            state=moved.get(task, TaskState(going.found.state)),
             is_new=True,
             outcome=decision.outcome,
             reason=decision.reason,
@@ -256,49 +307,18 @@ class Planner:
             expected_cost_usd=decision.expected_cost_usd,
             explanation=decision.explanation,
             config_hash=config_hash,
-            batch=found.batch,
+            batch=going.found.batch,
             replans=replans,
             is_cached=is_cached,
-            retry=step,
+            retry=steps.get(task),
         )
 
-    def _plan(
-        self,
-        connection: psycopg.Connection,
-        facts: Facts,
-        found: Any,
-        adjusted: Adjustment,
-        telemetry: AssignmentTelemetry,
-        timer: _Timer,
-    ) -> tuple[Decision, int, bool]:
-        """Decide and reserve; when others take the quota first, decide again with the balances of then."""
-        row = facts.rows[found.id]
-        has_room = self._has_room(connection, row.workspace)
-        for replans in range(self._policies.inline.most_replans + 1):
-            timer.next("decide", connection)
-            with telemetry.step("decide", self._clock):
-                answer = self._desk.decide(
-                    row._asdict(),
-                    Circumstances(
-                        accounts=self._ledger.accounts(connection),
-                        now=facts.now,
-                        prices=found.prices or {},
-                        prices_of=found.batch,
-                        tiers_either_side=adjusted.tiers_either_side,
-                        has_room=has_room,
-                    ),
-                    tick=self._clock(),
-                )
-            self._count(telemetry, answer)
-            decision = answer.decision
-            if decision.outcome is not Outcome.ASSIGNED:
-                return decision, replans, answer.is_cached
-            timer.next("reserve", connection)
-            with telemetry.step("reserve", self._clock):
-                if self._reserve(connection, facts.ids[found.id], decision):
-                    return replace(decision, propensity=1.0), replans, answer.is_cached
-            telemetry.summary.races_lost += 1
-        return decision.outrun(), replans, False
+    def _event(self, going: _Going, decision: Decision, replans: int) -> dict[str, Any]:
+        telemetry = replace(going.telemetry, summary=AssignmentSummary(races_lost=replans))
+        telemetry.count(decision, self._configuration.registry)
+        telemetry.inline = going.facts.last_attempts
+        telemetry.queries = statements(going.connection)
+        return telemetry.to_event()
 
     def _has_room(self, connection: psycopg.Connection, workspace: str) -> bool:
         caps = self._policies.fairness.workspace_caps
@@ -307,28 +327,18 @@ class Planner:
         busy = self._store.busy(connection, [workspace], lock=True)
         return self._policies.fairness.rooms(busy)[workspace] > 0
 
-    def _reserve(self, connection: psycopg.Connection, identity: UUID, decision: Decision) -> bool:
-        reservation = Reservation(reservation_key(identity, 1), decision.amounts, decision.task)
-        expires_in = timedelta(seconds=self._policies.assignment.reservation_seconds)
+    def _reserve(self, going: _Going, decision: Decision) -> bool:
+        going.timer.next("reserve", going.connection)
+        key = reservation_key(going.facts.ids[decision.task], 1)
         try:
-            return self._ledger.reserve(connection, [reservation], expires_in=expires_in) == [True]
+            [made] = self._ledger.reserve(
+                going.connection,
+                [Reservation(key, decision.amounts, decision.task)],
+                expires_in=timedelta(seconds=self._policies.assignment.reservation_seconds),
+            )
         except LedgerError:  # an account was closed since the balances were read: they are read anew
             return False
-
-    def _count(self, telemetry: AssignmentTelemetry, answer: Answer) -> None:
-        telemetry.considered += answer.considered
-        telemetry.pruned.update(answer.pruned)
-        if self.cache is not None:
-            telemetry.cache_hits += answer.is_cached
-            telemetry.cache_misses += not answer.is_cached
-
-    def _step_after(self, decision: Decision, adjusted: Adjustment, facts: Facts) -> Step | None:
-        if not self._policies.flags.retry_policy_v2:
-            return None
-        steps = attempts.steps_after(
-            [decision], {decision.task: adjusted}, self._policies.assignment_retry, now=facts.now
-        )
-        return steps.get(decision.task)
+        return made
 
     def _attempt(
         self, task_id: str, path: str, outcome: str, reason: Reason | None, timer: _Timer, **detail: Any
@@ -357,17 +367,16 @@ class Planner:
             found = connection.execute(_OPEN_TASK, [attempt.task_id]).fetchone()
             if found is None:
                 return
-            task, now = found
-            adjusted = attempts.adjustments(connection, [task])[task]
+            task, attempts_left, deadline, now = found
             step = next_step(
                 Reason.TIMEOUT,
-                adjusted.attempts_left,
+                attempts_left,
                 self._policies.assignment_retry,
                 jitter=0.0,  # nobody waits: the task stays due, for the next batch
                 now=now,
-                deadline=adjusted.deadline,
+                deadline=deadline,
             )
-            attempts.follow(connection, {task: step}, [], attempt.path)
+            attempts.follow(connection, {task: step}, attempt.path)
 
     def _standing(self, task_id: str, timer: _Timer) -> Decided:
         found = self._store.standing(task_id)
@@ -386,6 +395,19 @@ class Planner:
             config_hash=config_hash,
             seconds=timer.seconds,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Going:
+    """A decision under way."""
+
+    connection: psycopg.Connection
+    facts: Facts
+    found: Any
+    has_room: bool
+    path: str
+    telemetry: AssignmentTelemetry
+    timer: _Timer
 
 
 class _OutOfTime(Exception):  # noqa: N818 - it never leaves this module
@@ -436,7 +458,8 @@ _LIMIT: LiteralString = (
 )
 
 _OPEN_TASK: LiteralString = """
-SELECT id, now() FROM cp.tasks WHERE task_id = %s AND state IN ('queued', 'deferred') FOR NO KEY UPDATE NOWAIT
+SELECT id, assignment_attempts_left, deadline, now() FROM cp.tasks
+WHERE task_id = %s AND state IN ('queued', 'deferred') FOR NO KEY UPDATE NOWAIT
 """
 
 _FIND: LiteralString = """

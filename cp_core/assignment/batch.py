@@ -20,7 +20,7 @@ from cp_core.assignment.eligibility import (
     standing_reasons,
 )
 from cp_core.assignment.options import Options
-from cp_core.assignment.policy import AssignmentPolicy, Band
+from cp_core.assignment.policy import AssignmentPolicy, Band, relaxed
 from cp_core.assignment.predict import Columns
 from cp_core.models.registry import Tier
 from cp_core.tasks.reasons import Reason
@@ -100,8 +100,8 @@ def lay_out(
     Args:
         records: the same tasks, a mapping of columns for each.
     """
-    bands = _band_numbers(tasks["value_score"], policy.bands)
-    tier_position = _tier_positions(policy.bands)[bands][:, options.tier]
+    bands, numbers = _bands(tasks, policy)
+    tier_position = _tier_positions(bands)[numbers][:, options.tier]
     capability = options.capability(tasks["domain"])
     list_price = options.list_price(tasks)
     need = options.need(tasks, list_price)
@@ -114,7 +114,7 @@ def lay_out(
         policy=policy,
         now=now,
         standing=standing_reasons(tasks, policy, now).tolist(),
-        bands=[policy.bands[number] for number in bands],
+        bands=[bands[number] for number in numbers],
         tier_position=tier_position,
         capability=capability,
         list_price=list_price,
@@ -145,6 +145,17 @@ def _in_value_order(tasks: pd.DataFrame) -> pd.DataFrame:
         na_position="last",
         ignore_index=True,
     )
+
+
+def _bands(tasks: Columns, policy: AssignmentPolicy) -> tuple[Sequence[Band], NDArray[np.intp]]:
+    """The bands of the policy, then of the policy relaxed as far as any task asks for, and each task's among them."""
+    numbers = _band_numbers(tasks["value_score"], policy.bands)
+    if "tiers_either_side" not in tasks:
+        return policy.bands, numbers
+    either_side = np.asarray(tasks["tiers_either_side"], dtype=np.intp)
+    steps = range(int(either_side.max(initial=0)) + 1)
+    every = [band for step in steps for band in relaxed(policy, step).bands]
+    return every, numbers + either_side * len(policy.bands)
 
 
 def _band_numbers(scores: pd.Series | NDArray[np.float64], bands: Sequence[Band]) -> NDArray[np.intp]:

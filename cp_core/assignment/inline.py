@@ -10,7 +10,6 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,11 +26,11 @@ from cp_core.assignment.eligibility import CODES, ELIGIBLE
 from cp_core.assignment.exploration import Drawn
 from cp_core.assignment.fairness import FairnessPolicy
 from cp_core.assignment.market import Catalogue, Market, lapsing_of, market_of
-from cp_core.assignment.policy import AssignmentPolicy, Band
+from cp_core.assignment.policy import AssignmentPolicy
 from cp_core.assignment.precheck import REASONS, Precheck
 from cp_core.assignment.solver import NO_PLAN, Solution
 from cp_core.assignment.strategies import Strategy
-from cp_core.models.registry import ModelRegistry, Tier
+from cp_core.models.registry import ModelRegistry
 from cp_core.quota.account import Account, AccountTerms, Unit
 from cp_core.scoring.config import Complexity, Domain
 from cp_core.tasks.reasons import Reason
@@ -71,7 +70,7 @@ class Circumstances:
         now: the database's time.
         prices: value points of one more token or dollar, by account; an account without one is free.
         prices_of: the batch that found them; None for no batch yet.
-        tiers_either_side: how far the policy of `tiered` is relaxed, see `relaxed`.
+        tiers_either_side: how far the policy of `tiered` is relaxed, see `policy.relaxed`.
         open_breakers: models that are not to be called now.
         has_room: whether the task's workspace may have another task.
     """
@@ -159,11 +158,11 @@ class Desk:
 
     def _decide(self, task: Mapping[str, Any], now_at: Circumstances) -> Answer:
         capacity = Capacity(now_at.accounts)
-        policy = relaxed(self._policy, now_at.tiers_either_side)
-        columns = _columns(task)
+        policy = self._policy
+        columns = {**_columns(task), "tiers_either_side": [now_at.tiers_either_side]}
         batch = lay_out(
             columns,
-            [dict(task)],
+            [{**task, "tiers_either_side": now_at.tiers_either_side}],
             self._catalogue.options,
             capacity,
             policy,
@@ -325,27 +324,6 @@ class Desk:
                 for account in now_at.accounts
             ),
         )
-
-
-@lru_cache(maxsize=16)
-def relaxed(policy: AssignmentPolicy, tiers_either_side: int) -> AssignmentPolicy:
-    """The policy with every band's tiers widened: after its own come, nearest first, those above and below them."""
-    if tiers_either_side <= 0:
-        return policy
-    bands = tuple(_widened(band, tiers_either_side) for band in policy.bands)
-    return policy.model_copy(update={"bands": bands})
-
-
-def _widened(band: Band, tiers_either_side: int) -> Band:
-    every = list(Tier)
-    ranks = [tier.rank for tier in band.tiers]
-    beside = [
-        rank
-        for step in range(1, tiers_either_side + 1)
-        for rank in (min(ranks) - step, max(ranks) + step)
-        if 0 <= rank < len(every)
-    ]
-    return band.model_copy(update={"tiers": (*band.tiers, *(every[rank] for rank in beside))})
 
 
 def _best(market: Market, net: Doubles, *, at_any_price: bool) -> int:

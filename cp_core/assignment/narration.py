@@ -146,6 +146,8 @@ def _value(explanation: Mapping[str, Any]) -> str:
     band = explanation["band"]
     upper = "100" if band["below"] is None else f"below {band['below']:g}"
     first = ", subscription first" if band["subscription_first"] else ""
+    if explanation.get("tiers_either_side"):
+        first += ", relaxed because the last attempt ran out of time"
     return (
         f"value score {explanation['value_score']:g} ({explanation['domain']}): "
         f"band {band['at_least']:g} to {upper} allows {' or '.join(band['tiers'])}{first}"

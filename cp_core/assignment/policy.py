@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 from typing import Self
 
@@ -122,3 +123,24 @@ class AssignmentPolicy(BaseModel):
                 f"bands must fall from the highest to 0, so that each score has one; at_least is {thresholds}"
             )
         return self
+
+
+@lru_cache(maxsize=16)
+def relaxed(policy: AssignmentPolicy, tiers_either_side: int) -> AssignmentPolicy:
+    """The policy with every band's tiers widened: after its own come, nearest first, those above and below them."""
+    if tiers_either_side <= 0:
+        return policy
+    bands = tuple(_widened(band, tiers_either_side) for band in policy.bands)
+    return policy.model_copy(update={"bands": bands})
+
+
+def _widened(band: Band, tiers_either_side: int) -> Band:
+    every = list(Tier)
+    ranks = [tier.rank for tier in band.tiers]
+    beside = [
+        rank
+        for step in range(1, tiers_either_side + 1)
+        for rank in (min(ranks) - step, max(ranks) + step)
+        if 0 <= rank < len(every)
+    ]
+    return band.model_copy(update={"tiers": (*band.tiers, *(every[rank] for rank in beside))})

@@ -32,6 +32,8 @@ class Columns(Protocol):
 
     def __getitem__(self, name: str, /) -> Any: ...
 
+    def __contains__(self, name: object, /) -> bool: ...
+
 
 class PredictionPolicy(BaseModel):
     """Section `prediction` of policies.yaml: priors that hold until outcomes say better."""

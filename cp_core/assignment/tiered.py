@@ -59,7 +59,8 @@ def assign_tiered(
     Args:
         tasks: one row a task, in any order: task (id), task_id, value_score (0 to 100), domain, input_mean,
             input_high, output_mean, output_high (tokens), deadline (UTC or NaT), failed_models,
-            dependencies_failed and dependencies_pending (lists or None); workspace, where `rooms` names any.
+            dependencies_failed and dependencies_pending (lists or None); workspace, where `rooms` names any;
+            tiers_either_side, where the policy is relaxed for some (see `policy.relaxed`).
         accounts: what the accounts hold. Every account of the registry must be among them.
         now: the instant that deadlines are compared with.
         open_breakers: names of models that are not to be called now.
