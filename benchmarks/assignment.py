@@ -138,6 +138,8 @@ def made_up(tasks: int, plans: int, seed: int) -> Problem:
 
 def real(tasks: int, plans: int, seed: int) -> Problem:
     """Requests of an hour in a random order, as tasks with the text of a real issue each; 28,185 at most."""
+    rng = np.random.default_rng(seed)
+    scored = _scored_issues().sample(tasks, replace=True, random_state=seed, ignore_index=True)
     pairs = _token_pairs()
     pairs = pairs[rng.permutation(len(pairs))[:tasks]]
     for column, amounts in zip(("input", "output"), pairs.T, strict=True):
