@@ -159,8 +159,8 @@ assignments_checks = checks_of(
     [
         Check(
             name="tier_conforms_to_band",
-            description="Every task was given a model of a tier that the written policy allows its score, or of one beside "
-            "those where the policy was relaxed.",
+            description="Every task was given a model of a tier that the written policy allows its score, or of one "
+            "beside those where the policy was relaxed.",
             blocking=True,
             search="""
                 SELECT task_id, decided.model, tier, score, band -> 'tiers' AS allowed

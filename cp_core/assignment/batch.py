@@ -81,8 +81,7 @@ def prepare(
         LookupError: an option names an account that `capacity` does not have.
     """
     tasks = _in_value_order(tasks)
-    records = cast("list[dict[str, Any]]", tasks.to_dict("records"))
-    return lay_out(tasks, records, options, capacity, policy, now=now, open_breakers=open_breakers)
+    return lay_out(tasks, _records(tasks), options, capacity, policy, now=now, open_breakers=open_breakers)
 
 
 def lay_out(
@@ -136,6 +135,13 @@ def lay_out(
             open_breakers=open_breakers,
         ),
     )
+
+
+def _records(tasks: pd.DataFrame) -> list[dict[str, Any]]:
+    """A mapping of columns for each row: what `DataFrame.to_dict` gives, several times faster."""
+    names = [str(name) for name in tasks.columns]
+    columns = [tasks[name].tolist() for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _in_value_order(tasks: pd.DataFrame) -> pd.DataFrame:
