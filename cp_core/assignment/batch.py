@@ -159,8 +159,8 @@ def _bands(tasks: Columns, policy: AssignmentPolicy) -> tuple[Sequence[Band], ND
     if "tiers_either_side" not in tasks:
         return policy.bands, numbers
     either_side = np.asarray(tasks["tiers_either_side"], dtype=np.intp)
-    steps = range(int(either_side.max(initial=0)) + 1)
-    every = [band for step in steps for band in relaxed(policy, step).bands]
+    steps = range(1, int(either_side.max(initial=0)) + 1)
+    every = [*policy.bands, *(band for step in steps for band in relaxed(policy, step).bands)]
     return every, numbers + either_side * len(policy.bands)
 
 

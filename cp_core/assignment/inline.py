@@ -264,6 +264,10 @@ class Desk:
             explanation={
                 "strategy": self._policy.strategy.value,
                 "value_score": task["value_score"],
+                "aged_value": float(self._fairness.aged(task["value_score"], task["waiting_hours"])),
+                "waiting_hours": task["waiting_hours"],
+                "required_success": batch.bands[0].required_success,
+                "risk": task["risk"],
                 **{name: task[name] for name in verdicts.FEATURES},
                 "excluded": {
                     reason: [

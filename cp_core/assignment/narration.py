@@ -59,8 +59,10 @@ def in_words(explanation: Mapping[str, Any], reason: Reason | None = None) -> st
             makes it and `assignments.explanation` holds it.
         reason: why the task was not assigned, if it was not.
     """
+    if "invalid" in explanation:
+        return _invalid(explanation["invalid"])
     lines = _market_lines if "strategy" in explanation else _lines
-    return "\n".join(lines(explanation, reason))
+    return "\n".join([*lines(explanation, reason), *_lacking(explanation.get("lacking", []))])
 
 
 def meaning(reason: Reason) -> str:
@@ -132,6 +134,27 @@ def _market_lines(explanation: Mapping[str, Any], reason: Reason | None) -> Iter
         for account, price in explanation["prices"].items():
             unit = "dollar" if account.startswith("budget/") else "million tokens"
             yield f"  {account}: {price * (1 if unit == 'dollar' else 1e6):,.2f} a {unit}"
+
+
+def _invalid(problem: Mapping[str, str]) -> str:
+    return (
+        f"not assigned: {problem['column']} of the task is {problem['value']}; allowed is {problem['allowed']}: "
+        f"{problem['what_to_do']}"
+    )
+
+
+def _lacking(lacks: list[Mapping[str, Any]]) -> Iterator[str]:
+    """The figures that prove that quota is lacking."""
+    for lack in lacks:
+        account = lack["account"]
+        yield (
+            f"  {account}: at least {_amount(account, lack['needed_at_least'])} needed, "
+            f"{_amount(account, lack['available'])} available"
+        )
+
+
+def _amount(account: str, amount: float) -> str:
+    return f"${amount:,.4f}" if account.startswith("budget/") else f"{amount:,.0f} tokens"
 
 
 def _weighed(plan: Mapping[str, Any]) -> str:

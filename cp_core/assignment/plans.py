@@ -191,6 +191,8 @@ def plan_book(options: Options, predictor: Predictor, policy: PlanPolicy) -> Pla
     singles = sum(len(plan) == 1 for plan in every)
     if singles > policy.most_plans:
         raise ValueError(f"most_plans is {policy.most_plans}, but {singles} single options are enabled")
+    if not every:
+        return PlanBook([(option,) for option in range(len(options))], options)  # all disabled: each says so
     wins = _times_best(PlanBook(every, options), predictor, policy.check)
     ranked = sorted(range(singles, len(every)), key=lambda plan: (-wins[plan], plan))
     kept = [plan for plan in ranked[: policy.most_plans - singles] if wins[plan] > 0]
