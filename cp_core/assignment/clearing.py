@@ -166,7 +166,7 @@ def _explore(
     rate: float,
 ) -> Drawn:
     """Draw, and take back what then does not fit: such a decision has no probability to learn from."""
-    possible = market.eligible & market.fits(slack) if rate else np.zeros_like(market.eligible)
+    possible = np.isfinite(net) & market.fits(slack) if rate else np.zeros(net.shape, dtype=bool)
     draw = uniform(tasks["decision_id"])
     drawn = explore(choice, net, possible, market.catalogue.plan_tier, may_explore, draw, rate)
     kept = drawn.choice.copy()

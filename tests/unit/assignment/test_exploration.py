@@ -10,6 +10,7 @@ from market_tasks import IDS, decide, market_task
 
 from cp_core.assignment.exploration import ExplorationPolicy, uniform
 from cp_core.assignment.optimal import Round
+from cp_core.assignment.strategies import OBJECTIVES
 
 AMPLE = {"five_hour": 1e6, "api": 100}
 TASKS = [market_task(n, 50.0, input_mean=200.0, output_mean=20.0) for n in range(2_000)]
@@ -63,6 +64,14 @@ def test_what_is_drawn_is_in_an_adjacent_tier_and_its_probability_is_stored():
         away = abs(tier[one.model] - tier[usual[one.task]])
         assert away == (1 if one.task in explored(found) else 0)
         assert one.propensity == pytest.approx(0.9 if away == 0 else 0.1 / (len(probabilities) - 1))
+
+
+@pytest.mark.parametrize("strategy", OBJECTIVES)
+def test_only_plans_that_are_worth_something_to_the_strategy_are_drawn(strategy):
+    """A band that asks for much success leaves minimize_cost and fastest few plans, in few tiers."""
+    tasks = [{**task, "value_score": 85.0, "complexity": "highly_complex"} for task in TASKS[:300]]
+    found = decide(*tasks, strategy=strategy, held=AMPLE, exploration=ExplorationPolicy(rate=0.1))
+    assert all(np.isfinite(one.explanation["plan"]["worth"]) for one in found.decisions)
 
 
 def test_what_no_longer_fits_is_taken_back_and_has_no_propensity():
