@@ -100,11 +100,15 @@ def lay_out(
         records: the same tasks, a mapping of columns for each.
     """
     bands, numbers = _bands(tasks, policy)
+    if len(numbers) == 1:
+        bands, numbers = [bands[numbers[0]]], np.zeros(1, dtype=np.intp)
     tier_position = _tier_positions(bands)[numbers][:, options.tier]
     capability = options.capability(tasks["domain"])
     list_price = options.list_price(tasks)
     need = options.need(tasks, list_price)
-    most = np.array([capacity.limit(option.funding) for option in options], dtype=np.int64)
+    fundings = {option.funding.name: option.funding for option in options}
+    limits = {name: capacity.limit(funding) for name, funding in fundings.items()}
+    most = np.array([limits[option.funding.name] for option in options], dtype=np.int64)
     needed, allowed = context_needed(tasks), context_allowed(options, policy)
     return Batch(
         tasks=cast("pd.DataFrame", tasks),

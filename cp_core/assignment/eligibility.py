@@ -92,22 +92,25 @@ def eligibility(
         context_allowed: (m,), see `context_allowed`.
         open_breakers: names of models that are not to be called now.
     """
-    shape = tier_allowed.shape
     too_long = np.asarray(tasks["output_high"])[:, None] > options.max_output
-    called_off = np.array([option.model.name in open_breakers for option in options], dtype=bool)
+    called_off = [option.model.name in open_breakers for option in options] if open_breakers else False
     rules: dict[Reason, NDArray[np.bool_]] = {
-        Reason.MODEL_DISABLED: np.broadcast_to(~options.enabled, shape),
-        Reason.TIER_NOT_ALLOWED: ~tier_allowed,
         Reason.CAPABILITY_MISSING: capability <= 0,
         Reason.CONTEXT_TOO_SMALL: (context_needed[:, None] > context_allowed) | too_long,
         Reason.QUOTA_TOO_SMALL: need > most,
         Reason.FAILED_BEFORE: _failed_before(tasks["failed_models"], options),
-        Reason.DEADLINE_TOO_CLOSE: np.broadcast_to(_deadline_too_close(tasks, policy, now)[:, None], shape),
-        Reason.BREAKER_OPEN: np.broadcast_to(called_off, shape),
+        Reason.DEADLINE_TOO_CLOSE: _deadline_too_close(tasks, policy, now)[:, None],
+        Reason.BREAKER_OPEN: np.asarray(called_off),
     }
-    codes = _first_that_holds(rules, shape)
-    del rules[Reason.TIER_NOT_ALLOWED]
-    return Eligibility(codes, _first_that_holds(rules, shape))
+    codes = np.zeros(tier_allowed.shape, dtype=np.int8)
+    for reason, holds in reversed(rules.items()):
+        codes = _given(holds, reason, codes)
+    return Eligibility(
+        codes=_given(
+            ~options.enabled, Reason.MODEL_DISABLED, _given(~tier_allowed, Reason.TIER_NOT_ALLOWED, codes)
+        ),
+        codes_in_any_tier=_given(~options.enabled, Reason.MODEL_DISABLED, codes),
+    )
 
 
 def context_needed(tasks: Columns) -> NDArray[np.float64]:
@@ -120,11 +123,9 @@ def context_allowed(options: Options, policy: AssignmentPolicy) -> NDArray[np.fl
     return np.asarray(options.context_window * (1 - policy.context_margin), dtype=np.float64)
 
 
-def _first_that_holds(rules: dict[Reason, NDArray[np.bool_]], shape: tuple[int, ...]) -> NDArray[np.int8]:
-    codes = np.full(shape, ELIGIBLE, dtype=np.int8)
-    for reason, holds in reversed(rules.items()):
-        codes[holds] = _CODE[reason]
-    return codes
+def _given(holds: NDArray[np.bool_], reason: Reason, codes: NDArray[np.int8]) -> NDArray[np.int8]:
+    """`codes`, with `reason` before them where it holds."""
+    return np.where(holds, np.int8(_CODE[reason]), codes)
 
 
 def _deadline_too_close(tasks: Columns, policy: AssignmentPolicy, now: datetime) -> NDArray[np.bool_]:
