@@ -24,6 +24,7 @@ from cp_resources.settings import Settings
 from cp_sensors.inbox import take_inbox, task_inbox_sensor
 from cp_sensors.jobs import daily_learning, process_queue
 from cp_sensors.new_tasks import new_tasks_sensor
+from cp_sensors.notices import deliver_notices, deliver_notices_sensor
 from cp_sensors.schedules import build_daily_learning_schedule
 
 OWNERS = ["team:control-panel"]
@@ -56,8 +57,8 @@ def build_defs(**resources: object) -> Definitions:
             execution_outcomes_checks,
             performance_metrics_checks,
         ],
-        jobs=[process_queue, daily_learning, take_inbox],
-        sensors=[new_tasks_sensor, task_inbox_sensor],
+        jobs=[process_queue, daily_learning, take_inbox, deliver_notices],
+        sensors=[new_tasks_sensor, task_inbox_sensor, deliver_notices_sensor],
         schedules=[build_daily_learning_schedule(settings.timezone)],
         resources={
             "settings": SettingsResource(),

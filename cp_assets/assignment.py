@@ -1,14 +1,22 @@
 """Group `assignment`: which model does which task, and what pays for it."""
 
-from typing import LiteralString
+from datetime import date
+from typing import Any
 
-from dagster import AssetExecutionContext, MaterializeResult, ResourceParam, asset
+from dagster import (
+    AssetCheckSeverity,
+    AssetExecutionContext,
+    MaterializeResult,
+    ResourceParam,
+    asset,
+)
 
-from cp_assets.checks import DECLARED_MODELS, Check, checks_of
+from cp_assets.checks import DECLARED_MODELS, Check, Findings, Scope, checks_of
 from cp_assets.partitions import ONE_DAY_A_RUN, SUBMISSION_DAYS, day_of
 from cp_assets.presentation import bars, counts, table
 from cp_assets.queue import scored_tasks
 from cp_assets.registry import model_registry
+from cp_core.assignment.strategies import Strategy
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 
@@ -20,6 +28,11 @@ _BY_MODEL = """
     SELECT model, funding, count(*), sum(expected_cost_usd)
     FROM assignments WHERE submission_day = %s AND outcome = 'assigned'
     GROUP BY model, funding ORDER BY 3 DESC, 1, 2
+"""
+_ROUND = """
+    SELECT strategy, tasks, objective, bound, gap, prices, alternatives
+    FROM assignment_batches WHERE submission_day = %s
+    ORDER BY run_id IS NOT DISTINCT FROM %s DESC, tasks DESC, decided_at DESC LIMIT 1
 """
 
 
@@ -66,55 +79,127 @@ def assignments(
                 ),
             ),
             "configuration": configuration.content_hash,
+            **_proof(database, day, context.run_id),
         }
     )
 
 
-# What was assigned, with what the configuration of the decision declares about the model.
-_DECIDED: LiteralString = f"""
-    declared AS MATERIALIZED ({DECLARED_MODELS}),
-    decided AS (
-        SELECT task, model, strategy, config_hash, tier, context_window,
-               (explanation ->> 'value_score')::float8 AS score
-        FROM assignments JOIN declared USING (config_hash, model)
-        WHERE outcome = 'assigned' AND submission_day = coalesce(%(day)s, submission_day)
+def _proof(database: Database, day: date, run_id: str) -> dict[str, Any]:
+    """How near to the best the largest round of the run was, its prices, and what other strategies would have given.
+
+    Empty where the solver held no round: the written policy has no prices and no bound.
+    """
+    found = database.fetch(_ROUND, [day, run_id])
+    if not found:
+        return {}
+    [(decided_by, tasks, objective, bound, gap, prices, alternatives)] = found
+    return {
+        "gap": gap,
+        "bound": bound,
+        "value captured": bars(
+            {"nothing exceeds": bound, decided_by: objective},
+            title=f"Value captured against the bound, {tasks:,} tasks",
+            axis="value points",
+        ),
+        "prices": bars(
+            dict(_unit_price(account, price) for account, price in prices.items()),
+            title="What more quota would be worth",
+            axis="value points",
+        ),
+        "strategies compared": table(
+            ["strategy", "assigned", "value", "successes", "list USD", "billed USD", "tokens", "seconds"],
+            (
+                [
+                    strategy.value,
+                    *(one[key] for key in ("assigned", "value", "successes", "list_usd", "billed_usd")),
+                    round(one["tokens"]),
+                    one["seconds"],
+                ]
+                for strategy in Strategy
+                if (one := alternatives["strategies"].get(strategy))
+            ),
+        ),
+        "compared on": f"{alternatives['tasks']:,} of {alternatives['of']:,} tasks",
+    }
+
+
+def _unit_price(account: str, price: float) -> tuple[str, float]:
+    """The account with a unit that people count in, and the price of one."""
+    if account.startswith("budget/"):
+        return f"{account}, a dollar", price
+    return f"{account}, a million tokens", price * 1e6
+
+
+def _starving(scope: Scope) -> Findings:
+    """Tasks that were outbid, or passed over by a round, when they should have been served first."""
+    policies = scope.configuration.policies
+    return scope.search(
+        """
+        SELECT task_id, submitted_at, reason, available_at
+        FROM tasks
+        CROSS JOIN LATERAL (
+            SELECT submitted_at + make_interval(secs => %(overdue_seconds)s) AS overdue_at,
+                   available_at - make_interval(secs => %(defer_seconds)s) AS looked_at
+        ) AS times
+        WHERE state IN ('queued', 'deferred') AND reason IN ('OUTBID', 'COST_ABOVE_VALUE')
+          AND (looked_at > overdue_at OR EXISTS (
+              SELECT FROM assignment_batches AS round
+              WHERE round.submission_day = tasks.submission_day
+                AND round.decided_at > greatest(overdue_at, available_at) + interval '5 minutes'
+          ))
+          AND submission_day = coalesce(%(day)s, submission_day)
+        """,
+        overdue_seconds=policies.fairness.overdue_hours * 3600,
+        defer_seconds=policies.assignment.defer_seconds,
     )
-"""
+
 
 assignments_checks = checks_of(
     "assignments",
     [
         Check(
             name="tier_conforms_to_band",
-            description="Every task was given a model of a tier that the written policy allows its score.",
+            description="Every task was given a model of a tier that the written policy allows its score, or of one "
+            "beside those where the policy was relaxed.",
             blocking=True,
             search=f"""
-                WITH {_DECIDED},
+                WITH declared AS MATERIALIZED ({DECLARED_MODELS}),
                 bands AS MATERIALIZED (
                     SELECT config_hash, (band ->> 'at_least')::float8 AS at_least, band -> 'tiers' AS tiers,
                            lead((band ->> 'at_least')::float8, 1, 101) OVER higher AS below
                     FROM config_versions,
                          jsonb_array_elements(content #> '{{policies,assignment,bands}}') AS band
                     WINDOW higher AS (PARTITION BY config_hash ORDER BY (band ->> 'at_least')::float8)
+                ),
+                decided AS (
+                    SELECT task, model, config_hash, tier, explanation,
+                           (explanation ->> 'value_score')::float8 AS score
+                    FROM assignments JOIN declared USING (config_hash, model)
+                    WHERE outcome = 'assigned' AND strategy = 'tiered'
+                      AND submission_day = coalesce(%(day)s, submission_day)
                 )
                 SELECT task_id, decided.model, tier, score, tiers AS allowed
                 FROM decided
                 JOIN bands USING (config_hash)
                 JOIN tasks ON tasks.id = decided.task
-                WHERE strategy = 'tiered' AND score >= at_least AND score < below AND NOT tiers ? tier
+                WHERE score >= at_least AND score < below AND NOT tiers ? tier
+                  AND NOT (explanation ? 'tiers_either_side' AND explanation #> '{{band,tiers}}' ? tier)
             """,
         ),
         Check(
             name="context_fits",
-            description="The upper end of a task's token estimate fits its model's context window.",
+            description="The upper end of a task's token estimate fits the context window of every model of its plan.",
             blocking=True,
             search=f"""
-                WITH {_DECIDED}
-                SELECT task_id, decided.model, input_high + output_high AS needed, context_window
-                FROM decided
-                JOIN task_scores USING (task)
+                WITH declared AS MATERIALIZED ({DECLARED_MODELS})
+                SELECT task_id, stage.model, input_high + output_high AS needed, context_window
+                FROM assignments AS decided
+                CROSS JOIN LATERAL jsonb_to_recordset(plan) AS stage (model text)
+                JOIN declared ON declared.config_hash = decided.config_hash AND declared.model = stage.model
+                JOIN task_scores ON task_scores.task = decided.task
                 JOIN tasks ON tasks.id = decided.task
-                WHERE input_high + output_high > context_window
+                WHERE outcome = 'assigned' AND input_high + output_high > context_window
+                  AND decided.submission_day = coalesce(%(day)s, decided.submission_day)
             """,
         ),
         Check(
@@ -133,6 +218,51 @@ assignments_checks = checks_of(
                   AND (tasks.assignment, tasks.model) IS DISTINCT FROM (newest.id, newest.model)
                   AND submission_day = coalesce(%(day)s, submission_day)
             """,
+        ),
+        Check(
+            name="no_task_is_assigned_twice",
+            description="No task holds quota under two decisions at once.",
+            blocking=True,
+            search="""
+                SELECT task_id, count(DISTINCT decided.id) AS decisions
+                FROM assignments AS decided
+                JOIN tasks ON tasks.id = decided.task
+                CROSS JOIN LATERAL unnest(transfers) AS transfer
+                JOIN quota_transfers AS held ON held.transfer_id = transfer AND held.phase = 'pending'
+                WHERE outcome = 'assigned'
+                  AND NOT EXISTS (SELECT FROM quota_transfers WHERE pending_id = transfer)
+                  AND decided.submission_day = coalesce(%(day)s, decided.submission_day)
+                GROUP BY task_id HAVING count(DISTINCT decided.id) > 1
+            """,
+        ),
+        Check(
+            name="gap_is_within_bound",
+            description="No round of the solver left more of its bound than the policy allows. Below 1,000 tasks the "
+            "gap may be what whole tasks cannot avoid: one task of 100 points an account that has a price.",
+            severity=AssetCheckSeverity.WARN,
+            search="""
+                SELECT id::text AS round, strategy, tasks, gap, allowed
+                FROM assignment_batches
+                JOIN config_versions USING (config_hash)
+                CROSS JOIN LATERAL (
+                    SELECT coalesce((content #>> '{policies,assignment,most_gap}')::float8, 0.005) AS most_gap,
+                           (SELECT count(*) FROM jsonb_each(prices) WHERE value::float8 > 0) AS priced
+                ) AS policy
+                CROSS JOIN LATERAL (
+                    SELECT CASE
+                        WHEN tasks >= 10000 THEN most_gap / 5
+                        WHEN tasks >= 1000 THEN most_gap
+                        ELSE greatest(most_gap, 100 * priced / nullif(bound, 0))
+                    END AS allowed
+                ) AS threshold
+                WHERE gap > allowed AND submission_day = coalesce(%(day)s, submission_day)
+            """,
+        ),
+        Check(
+            name="nothing_starves",
+            description="A task that has waited fairness.overdue_hours is served before all that have not: none is "
+            "outbid, and no round passes it over.",
+            search=_starving,
         ),
         Check(
             name="every_assignment_is_reserved",

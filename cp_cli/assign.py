@@ -70,14 +70,24 @@ def _headline(found: TaskAssignment, dry_run: bool) -> str:
     if found.reason is not None:
         outcome = f"{found.outcome}: {found.reason}, {meaning(found.reason)}"
         return f"{found.task_id}: {outcome}{standing}{rehearsed}"
-    [first, *_] = found.plan
-    amounts = ", ".join(
-        f"{_amount(account, amount)} of {account}" for account, amount in first["amounts"].items()
+    stages = " then, if its work is not accepted, ".join(
+        f"{stage['model']}, paid by {stage['funding']}" for stage in found.plan
     )
     return (
-        f"{found.task_id}: assigned to {first['model']}, paid by {first['funding']}{standing}{rehearsed}\n"
-        f"reserves {amounts}; ${found.expected_cost_usd:,.4f} at list price"
+        f"{found.task_id}: assigned to {stages}{standing}{rehearsed}\n"
+        f"reserves {_reserved(found.plan)}; ${found.expected_cost_usd:,.4f} at list price"
     )
+
+
+def _reserved(plan: list[dict[str, Any]]) -> str:
+    """What the whole plan reserves: the first stage in full, the others as far as they are expected."""
+    from decimal import Decimal
+
+    total: dict[str, Decimal] = {}
+    for stage in plan:
+        for account, amount in stage["amounts"].items():
+            total[account] = total.get(account, Decimal(0)) + Decimal(amount)
+    return ", ".join(f"{_amount(account, str(amount))} of {account}" for account, amount in total.items())
 
 
 def _amount(account: str, amount: str) -> str:

@@ -1,39 +1,60 @@
 """Decisions made real: reads the tasks to decide, has the strategy decide, reserves quota and stores it all.
 
-Reservation, decision and the task's new state are one transaction, a batch at a time. Tasks are locked while
-they are decided, so two assigners never decide the same one; quota is only what the ledger grants, so they
-never promise the same tokens twice. Time is the database's.
+Reservation, decision and the task's new state are one transaction, a batch at a time. Tasks are locked while they are
+decided by the written policy; what the solver decided counts only for tasks that are then locked as they were read. So
+two assigners never decide the same one; quota is only what the ledger grants, so they never promise the same tokens
+twice. Time is the database's.
 """
 
 from __future__ import annotations
 
+import gc
+import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, LiteralString
+from functools import cached_property
+from typing import Any
 from uuid import UUID
 
-import pandas as pd
 import psycopg
-from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
 
-from cp_core.assignment.decision import Decision, Outcome, decision_id, reservation_key
+from cp_core.assignment.decision import Decision, Outcome, reservation_key
+from cp_core.assignment.market import Catalogue
+from cp_core.assignment.optimal import Round, assign_optimal
+from cp_core.assignment.predict import Calibration
+from cp_core.assignment.retry import Step
+from cp_core.assignment.strategies import Strategy
 from cp_core.assignment.summary import AssignmentSummary
+from cp_core.assignment.telemetry import SUMMARY_EVENT, AssignmentTelemetry
 from cp_core.assignment.tiered import assign_tiered
 from cp_core.quota.account import Account
-from cp_core.tasks.reasons import TRANSIENT, Reason
-from cp_core.tasks.states import TaskState, require_legal
+from cp_core.tasks.reasons import Reason
+from cp_core.tasks.states import TaskState
+from cp_resources.assignment_attempts import follow, steps_after
+from cp_resources.assignment_batches import AssignmentBatches, Prices, seed_of
+from cp_resources.assignment_store import AssignmentStore, Facts, Stamp
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.errors import UserError
-from cp_resources.ledger import Ledger, Reservation, reservation_transfers
+from cp_resources.ledger import Ledger, Reservation
+from cp_resources.outbox import Outbox, notices_about
 
 MOST_RACES = 3
 """How often one run tries to reserve for a task whose quota others take first; then the task is deferred."""
+
+_MOST_AT_ONCE = 100_000
+"""Tasks that one round of the solver decides; a larger day is decided in portions of so many."""
+
+_CHUNK = 5_000  # decisions of the solver that are stored in one transaction, at least
+_WRITERS = 3  # transactions at once: more of them only wait for this process
+_MOST_THREADS = 4
+_QUERIES_A_CHUNK = 8
 
 _OPEN = (TaskState.QUEUED, TaskState.DEFERRED)
 
@@ -84,7 +105,10 @@ class Assigner:
         self._ledger = ledger
         self._configuration = configuration
         self._registry = configuration.registry
+        self._policies = configuration.policies
         self._policy = configuration.policies.assignment
+        self._store = AssignmentStore(database, self._policy)
+        self._batches = AssignmentBatches(database)
 
     def assign_day(
         self, day: date, *, run_id: str | None = None, limit: int | None = None
@@ -102,12 +126,12 @@ class Assigner:
         began = time.monotonic()
         summary = AssignmentSummary()
         started = self._prepare()
+        assign = self._assign_in_order if self._policy.strategy is Strategy.TIERED else self._assign_at_once
         races: Counter[int] = Counter()
-        while due := self._due(day, started, None if limit is None else limit - summary.decided):
+        while due := self._store.due(day, started, _portion(limit, summary.decided)):
             progress = summary.decided, summary.races_lost
-            for first in range(0, len(due), self._policy.batch_size):
-                batch = due[first : first + self._policy.batch_size]
-                summary.add(self._assign_batch(batch, started, races, run_id)[0])
+            with _no_collection():
+                summary.add(assign(due, day, started, races, run_id))
             if (summary.decided, summary.races_lost) == progress:
                 break  # what is left is locked: another assigner is deciding it
         summary.seconds = time.monotonic() - began
@@ -126,21 +150,31 @@ class Assigner:
             TaskNeverDecidedError: it ended without a decision.
         """
         self._prepare()
+        prices = self._batches.latest(self._policy.strategy, self._configuration.content_hash)
         races: Counter[int] = Counter()
         while True:
             task, state = self._find(task_id)
             if state not in _OPEN:
                 return self._standing(task_id)
             if not commit:
-                return self._rehearse(task, state)
+                return self._rehearse(task, state, prices)
             lost = races[task]
-            _, decisions = self._assign_batch([task], None, races, None)
+            _, decisions = self._assign_locked(
+                [task], None, races, self._stamp("inline", batch=prices.batch), prices
+            )
             if decisions:
-                return self._told(decisions[0], self._find(task_id)[1])
+                return self._told(decisions[0], self._find(task_id)[1], prices)
             if races[task] == lost:
                 raise TaskBusyError(
                     f"task {task_id} is being decided by another process: try again in a moment"
                 )
+
+    @cached_property
+    def _catalogue(self) -> Catalogue:
+        policies = self._policies
+        return Catalogue(
+            self._registry, policies.prediction, policies.plans, policies.objective, Calibration()
+        )
 
     def _prepare(self) -> datetime:
         """Open the accounts, free what expired, keep the configuration; return the database's time."""
@@ -151,144 +185,282 @@ class Assigner:
             [(now,)] = connection.execute("SELECT now()").fetchall()
         return now  # type: ignore[no-any-return]
 
-    def _due(self, day: date, due: datetime, limit: int | None) -> list[int]:
-        rows = self._database.fetch(_DUE, {"day": day, "due": due, "limit": limit})
-        return [task for (task,) in rows]
+    def _stamp(self, path: str, run_id: str | None = None, batch: UUID | None = None) -> Stamp:
+        return Stamp(self._policy.strategy, self._configuration.content_hash, path, run_id, batch)
 
-    def _assign_batch(
-        self, tasks: Sequence[int], due: datetime | None, races: Counter[int], run_id: str | None
+    def _assign_in_order(
+        self, due: Sequence[int], day: date, started: datetime, races: Counter[int], run_id: str | None
+    ) -> AssignmentSummary:
+        """Decide by the written policy, a batch after the other, each task locked while it is decided."""
+        summary = AssignmentSummary()
+        stamp = self._stamp("batch", run_id)
+        for first in range(0, len(due), self._policy.batch_size):
+            batch = due[first : first + self._policy.batch_size]
+            summary.add(self._assign_locked(batch, started, races, stamp, Prices({}))[0])
+        return summary
+
+    def _assign_at_once(
+        self, due: Sequence[int], day: date, started: datetime, races: Counter[int], run_id: str | None
+    ) -> AssignmentSummary:
+        """Have the solver decide all that is due, then make it real a chunk at a time.
+
+        A task that changed since it was read, that another process holds, or whose quota others took, stays as it is,
+        to be decided in the next round.
+        """
+        telemetry = self._telemetry("batch")
+        with telemetry.step("read", time.monotonic), self._database.transaction() as connection:
+            facts = self._store.read(connection, due, started, self._configuration.content_hash)
+            busy = self._store.busy(connection, self._policies.fairness.workspace_caps)
+            telemetry.queries += 2
+        if not facts:
+            return telemetry.summary
+        strategy, config_hash = self._policy.strategy, self._configuration.content_hash
+        start = self._batches.latest(strategy, config_hash)
+        seed = seed_of(day, self._store.decisions_of(day))
+        accounts = self._ledger.accounts()
+        with telemetry.step("decide", time.monotonic):
+            found = self._solve(facts, accounts, seed, start, busy)
+        telemetry.queries += 4
+        telemetry.considered, telemetry.pruned = found.considered, Counter(found.pruned)
+        telemetry.objective, telemetry.bound = found.objective, found.bound
+        telemetry.profile(
+            solver_passes=found.evaluations, accounts_priced=sum(price > 0 for price in found.prices.values())
+        )
+        with self._database.transaction() as connection:
+            batch = self._batches.add(
+                connection,
+                found,
+                day=day,
+                strategy=strategy,
+                seed=seed,
+                start=start,
+                config_hash=config_hash,
+                run_id=run_id,
+                seconds=sum(telemetry.seconds.values()),
+            )
+        stamp = self._stamp("batch", run_id, batch)
+        try:
+            with telemetry.step("store", time.monotonic):
+                self._make_real(facts, found.decisions, races, stamp, telemetry)
+        finally:
+            with self._database.transaction() as connection:
+                self._announce(connection, telemetry, facts, run_id)
+        return telemetry.summary
+
+    def _solve(
+        self, facts: Facts, accounts: Sequence[Account], seed: int, start: Prices, busy: Mapping[str, int]
+    ) -> Round:
+        return assign_optimal(
+            facts.frame(),
+            self._catalogue,
+            accounts,
+            self._policy,
+            self._policy.strategy,
+            fairness=self._policies.fairness,
+            exploration=self._policies.exploration,
+            now=facts.now,
+            seed=seed,
+            start=start.by_account,
+            busy=busy,
+            threads=min(_MOST_THREADS, os.cpu_count() or 1),
+        )
+
+    def _make_real(
+        self,
+        facts: Facts,
+        decisions: Sequence[Decision],
+        races: Counter[int],
+        stamp: Stamp,
+        telemetry: AssignmentTelemetry,
+    ) -> None:
+        """Store decisions a chunk at a time; a few chunks at once, because the database works beside this process."""
+        size = max(self._policy.batch_size, _CHUNK)
+        chunks = [decisions[first : first + size] for first in range(0, len(decisions), size)]
+
+        def store(chunk: Sequence[Decision]) -> tuple[list[Decision], set[int]]:
+            with self._database.transaction() as connection:
+                rows = [facts.rows[decision.task] for decision in chunk]
+                unchanged = self._store.lock_unchanged(connection, rows)
+                held = [decision for decision in chunk if decision.task in unchanged]
+                return self._commit(connection, facts, held, races, stamp)
+
+        with ThreadPoolExecutor(_WRITERS) as writers:
+            for held, outrun in writers.map(store, chunks):
+                telemetry.queries += _QUERIES_A_CHUNK
+                telemetry.tasks += len(held) + len(outrun)
+                telemetry.summary.races_lost += len(outrun)
+                for decision in held:
+                    telemetry.count(decision, self._registry)
+
+    def _assign_locked(
+        self,
+        tasks: Sequence[int],
+        due: datetime | None,
+        races: Counter[int],
+        stamp: Stamp,
+        prices: Prices,
     ) -> tuple[AssignmentSummary, list[Decision]]:
         """Decide, reserve and store those of `tasks` that are due at `due` (None: any that is open).
 
         A task whose quota others took first stays as it is, to be decided anew with the balances of then, and
         is counted in `races`; at MOST_RACES it is deferred.
         """
-        began = time.monotonic()
-        accounts = self._ledger.accounts()
+        telemetry = self._telemetry(stamp.path)
+        with telemetry.step("read", time.monotonic):
+            accounts = self._ledger.accounts()
         with self._database.transaction() as connection:
-            rows = _read(connection, _LOCKED_TASKS, tasks, due)
-            decisions = self._decide(rows, accounts)
-            outrun = self._reserve(connection, rows, decisions)
+            with telemetry.step("read", time.monotonic):
+                facts = self._store.read(connection, tasks, due, stamp.config_hash, lock=True)
+                busy = self._store.busy(connection, self._policies.fairness.workspace_caps)
+            with telemetry.step("decide", time.monotonic):
+                decisions = self._decide(facts, accounts, busy, prices)
+            with telemetry.step("store", time.monotonic):
+                held, outrun = self._commit(connection, facts, decisions, races, stamp)
+            telemetry.queries += _QUERIES_A_CHUNK + 2
+            telemetry.tasks = len(facts)
+            telemetry.summary.races_lost = len(outrun)
+            for decision in held:
+                telemetry.count(decision, self._registry)
+            if len(facts):
+                self._announce(connection, telemetry, facts, stamp.run_id)
+        telemetry.summary.seconds = sum(telemetry.seconds.values())
+        return telemetry.summary, held
+
+    def _decide(
+        self, facts: Facts, accounts: Sequence[Account], busy: Mapping[str, int], prices: Prices
+    ) -> list[Decision]:
+        """Decisions by the written policy, or at the prices of the latest batch."""
+        if not len(facts):
+            return []
+        if self._policy.strategy is Strategy.TIERED:
+            return assign_tiered(
+                facts.frame(),
+                self._registry,
+                accounts,
+                self._policy,
+                now=facts.now,
+                rooms=self._policies.fairness.rooms(busy),
+            )
+        return assign_optimal(
+            facts.frame(),
+            self._catalogue,
+            accounts,
+            self._policy,
+            self._policy.strategy,
+            fairness=self._policies.fairness,
+            exploration=self._policies.exploration,
+            now=facts.now,
+            seed=0,
+            start=prices.by_account,
+            fixed_prices=True,
+            busy=busy,
+            compare=False,
+        ).decisions
+
+    def _commit(
+        self,
+        connection: psycopg.Connection,
+        facts: Facts,
+        decisions: Sequence[Decision],
+        races: Counter[int],
+        stamp: Stamp,
+    ) -> tuple[list[Decision], set[int]]:
+        """Store decisions about locked tasks and reserve for them, in the caller's transaction.
+
+        Quota is reserved last: the ledger's lock is held from then until the end, and others wait for it. What others
+        were faster to reserve is undone and done again without the tasks that lost.
+
+        Returns:
+            What was stored, and the tasks that came too late.
+        """
+        held = self._within_caps(connection, facts, decisions)
+        late: set[int] = set()
+        while True:
+            with connection.transaction() as attempt:
+                steps = self._steps_after(held, facts)
+                waits = {
+                    task: step.after_seconds for task, step in steps.items() if step.after_seconds is not None
+                }
+                moved = self._store.store(connection, facts, held, stamp, waits)
+                follow(connection, steps, stamp.path)
+                Outbox.add(connection, notices_about(moved))
+                outrun = self._reserve(connection, facts, held)
+                if not outrun:
+                    return held, late
+                raise psycopg.Rollback(attempt)
+            late |= outrun
             races.update(outrun)
             held = [
                 decision.outrun() if decision.task in outrun else decision
-                for decision in decisions
+                for decision in held
                 if decision.task not in outrun or races[decision.task] >= MOST_RACES
             ]
-            self._store(connection, rows, held, run_id)
-            summary = AssignmentSummary(races_lost=len(outrun))
-            for decision in held:
-                summary.count(decision, self._registry)
-            summary.seconds = time.monotonic() - began
-            if decisions:
-                self._announce(connection, rows, summary, run_id)
-        return summary, held
 
-    def _decide(self, rows: Mapping[int, Mapping[str, Any]], accounts: Sequence[Account]) -> list[Decision]:
-        if not rows:
-            return []
-        return assign_tiered(
-            pd.DataFrame(list(rows.values())),
-            self._registry,
-            accounts,
-            self._policy,
-            now=next(iter(rows.values()))["now"],
-        )
+    def _steps_after(self, decisions: Sequence[Decision], facts: Facts) -> dict[int, Step]:
+        """What follows for the tasks that get nothing. Waiting for another task is no attempt: it has its own pace."""
+        if not self._policies.flags.retry_policy_v2 or not len(facts):
+            return {}
+        tried = [decision for decision in decisions if decision.reason is not Reason.DEPENDENCY_PENDING]
+        return steps_after(tried, facts.rows, self._policies.assignment_retry, now=facts.now)
+
+    def _within_caps(
+        self, connection: psycopg.Connection, facts: Facts, decisions: Sequence[Decision]
+    ) -> list[Decision]:
+        """Take back what would fill a workspace beyond its cap because others assigned to it meanwhile."""
+        caps = self._policies.fairness.workspace_caps
+        given = {
+            facts.rows[decision.task].workspace
+            for decision in decisions
+            if caps and decision.outcome is Outcome.ASSIGNED
+        }
+        if not given & caps.keys():
+            return list(decisions)
+        busy = self._store.busy(connection, given & caps.keys(), lock=True)
+        rooms = self._policies.fairness.rooms(busy)
+        kept = []
+        for decision in decisions:
+            workspace = facts.rows[decision.task].workspace
+            if decision.outcome is Outcome.ASSIGNED and workspace in rooms:
+                if rooms[workspace] <= 0:
+                    decision = decision.outrun(Reason.WORKSPACE_CAP)
+                rooms[workspace] -= 1
+            kept.append(decision)
+        return kept
 
     def _reserve(
-        self,
-        connection: psycopg.Connection,
-        rows: Mapping[int, Mapping[str, Any]],
-        decisions: Sequence[Decision],
+        self, connection: psycopg.Connection, facts: Facts, decisions: Sequence[Decision]
     ) -> set[int]:
         """Reserve what was assigned, in the order of the decisions; return the tasks that came too late."""
         assigned = [decision for decision in decisions if decision.outcome is Outcome.ASSIGNED]
         granted = self._ledger.reserve(
             connection,
             [
-                Reservation(
-                    reservation_key(self._id(rows[decision.task]), 1), decision.amounts, decision.task
-                )
+                Reservation(reservation_key(facts.ids[decision.task], 1), decision.amounts, decision.task)
                 for decision in assigned
             ],
             expires_in=timedelta(seconds=self._policy.reservation_seconds),
         )
         return {decision.task for decision, made in zip(assigned, granted, strict=True) if not made}
 
-    def _store(
-        self,
-        connection: psycopg.Connection,
-        rows: Mapping[int, Mapping[str, Any]],
-        decisions: Sequence[Decision],
-        run_id: str | None,
-    ) -> None:
-        if not decisions:
-            return
-        stored = connection.execute(
-            _STORE,
-            {
-                "rows": Jsonb([self._row(decision, rows[decision.task]) for decision in decisions]),
-                "strategy": self._policy.strategy,
-                "config_hash": self._configuration.content_hash,
-                "run_id": run_id,
-            },
-        ).rowcount
-        if stored != len(decisions):
-            raise RuntimeError(f"{len(decisions)} locked tasks were decided, but {stored} could be moved")
-
-    def _row(self, decision: Decision, row: Mapping[str, Any]) -> dict[str, Any]:
-        """One element of the array that `_STORE` reads."""
-        before, (state, reason) = TaskState(row["state"]), _next_state(decision, row)
-        if state is not before:
-            require_legal(before, state)
-        identity = self._id(row)
-        return {
-            "task": decision.task,
-            "decision_id": str(identity),
-            "submission_day": row["submission_day"].isoformat(),
-            "outcome": decision.outcome,
-            "reason": decision.reason,
-            "model": decision.model,
-            "funding": decision.funding,
-            "plan": [stage.as_json() for stage in decision.plan] or None,
-            "expected_cost_usd": None
-            if decision.expected_cost_usd is None
-            else str(decision.expected_cost_usd),
-            "transfers": [
-                str(transfer)
-                for transfer in reservation_transfers(reservation_key(identity, 1), decision.amounts)
-            ],
-            "explanation": decision.explanation,
-            "state_before": before,
-            "state": state,
-            "task_reason": reason,
-            "wait_seconds": 0.0
-            if decision.outcome is not Outcome.DEFERRED or decision.reason is None
-            else self._policy.wait_seconds(decision.reason, row["waited_seconds"]),
-            "is_repeated": state is before and reason == row["reason"],
-        }
-
     def _announce(
         self,
         connection: psycopg.Connection,
-        rows: Mapping[int, Mapping[str, Any]],
-        summary: AssignmentSummary,
+        telemetry: AssignmentTelemetry,
+        facts: Facts,
         run_id: str | None,
     ) -> None:
-        """Say in the events what the batch came to."""
-        payload = {
-            "days": sorted({row["submission_day"].isoformat() for row in rows.values()}),
-            "strategy": self._policy.strategy,
-            "config_hash": self._configuration.content_hash,
-            **summary.as_json(),
-        }
-        connection.execute(
-            "INSERT INTO cp.events (kind, subject, payload) VALUES ('assign.summary', %s, %s)",
-            (run_id, Jsonb(payload)),
-        )
+        """Say in the events what a batch came to."""
+        telemetry.inline = facts.last_attempts
+        days = sorted({row.submission_day.isoformat() for row in facts.rows.values()})
+        self._store.announce(connection, SUMMARY_EVENT, run_id, {"days": days, **telemetry.to_event()})
 
-    def _id(self, row: Mapping[str, Any]) -> UUID:
-        return decision_id(row["task_id"], row["decisions"], self._configuration.content_hash)
+    def _telemetry(self, path: str) -> AssignmentTelemetry:
+        return AssignmentTelemetry(
+            path,
+            self._policy.strategy.value,
+            self._configuration.content_hash,
+            debug=Counter() if self._policies.flags.debug_capacity_profiling else None,
+        )
 
     def _find(self, task_id: str) -> tuple[int, TaskState]:
         found = self._database.fetch(
@@ -303,13 +475,16 @@ class Assigner:
             raise TaskNotScoredError(f"task {task_id} has no value score yet: score it first")
         return task, TaskState(state)
 
-    def _rehearse(self, task: int, state: TaskState) -> TaskAssignment:
+    def _rehearse(self, task: int, state: TaskState, prices: Prices) -> TaskAssignment:
         accounts = self._ledger.accounts()
         with self._database.transaction() as connection:
-            [decision] = self._decide(_read(connection, _TASKS, [task], None), accounts)
-        return self._told(decision, state)
+            facts = self._store.read(connection, [task], None, self._configuration.content_hash)
+            busy = self._store.busy(connection, self._policies.fairness.workspace_caps)
+        [decision] = self._decide(facts, accounts, busy, prices)
+        return self._told(decision, state, prices)
 
-    def _told(self, decision: Decision, state: TaskState) -> TaskAssignment:
+    def _told(self, decision: Decision, state: TaskState, prices: Prices) -> TaskAssignment:
+        is_priced = prices.batch is not None
         return TaskAssignment(
             task_id=decision.task_id,
             state=state,
@@ -318,16 +493,16 @@ class Assigner:
             reason=decision.reason,
             plan=[stage.as_json() for stage in decision.plan],
             expected_cost_usd=decision.expected_cost_usd,
-            explanation=decision.explanation,
+            explanation=decision.explanation | ({"prices": prices.by_account} if is_priced else {}),
             config_hash=self._configuration.content_hash,
         )
 
     def _standing(self, task_id: str) -> TaskAssignment:
         """The newest decision about a task that is not open."""
-        found = self._database.fetch(_STANDING, [task_id])
-        if not found:
+        found = self._store.standing(task_id)
+        if found is None:
             raise TaskNeverDecidedError(f"task {task_id} ended before anything was decided about it")
-        [(state, outcome, reason, plan, cost, explanation, config_hash)] = found
+        state, outcome, reason, plan, cost, explanation, config_hash = found
         return TaskAssignment(
             task_id=task_id,
             state=TaskState(state),
@@ -341,124 +516,19 @@ class Assigner:
         )
 
 
-def _next_state(decision: Decision, row: Mapping[str, Any]) -> tuple[TaskState, Reason | None]:
-    """Where a decision takes its task, and the reason that the task then shows.
-
-    A task that was done, not well enough, and that no other model may be given has failed; one that nobody
-    could do is dead.
-    """
-    if decision.outcome is Outcome.ASSIGNED:
-        return TaskState.ASSIGNED, None
-    if decision.outcome is Outcome.DEFERRED:
-        return TaskState.DEFERRED, decision.reason
-    if decision.reason is Reason.NO_ELIGIBLE_PLAN and row["was_done_poorly"]:
-        return TaskState.FAILED, Reason.LOW_QUALITY
-    return TaskState.DEAD, decision.reason
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Hold Python's cyclic garbage collector off: a round makes millions of objects and no cycles among them, and the
+    collector would walk over all of them again and again, for a third of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
-def _read(
-    connection: psycopg.Connection, query: LiteralString, tasks: Sequence[int], due: datetime | None
-) -> dict[int, dict[str, Any]]:
-    """What the strategy needs of those of `tasks` that are due, by `tasks.id`."""
-    parameters = {"tasks": list(tasks), "due": due or "infinity", "transient": sorted(TRANSIENT)}
-    with connection.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(query, parameters).fetchall()
-    return {row["task"]: row for row in rows}
-
-
-# A task that waits for others is due as soon as they have all succeeded, or one of them cannot any more.
-_IS_DUE: LiteralString = """
-t.state IN ('queued', 'deferred') AND (
-    t.available_at <= %(due)s::timestamptz
-    OR t.reason = 'DEPENDENCY_PENDING' AND (
-        EXISTS (
-            SELECT FROM cp.tasks d
-            WHERE d.task_id = ANY(t.dependencies) AND d.state IN ('failed', 'dead', 'cancelled')
-        )
-        OR NOT EXISTS (
-            SELECT FROM unnest(t.dependencies) AS wanted (task_id)
-            LEFT JOIN cp.tasks d USING (task_id)
-            WHERE d.state IS DISTINCT FROM 'succeeded'
-        )
-    )
-)
-"""
-
-_DUE: LiteralString = f"""
-SELECT t.id
-FROM cp.tasks t JOIN cp.task_scores s ON s.task = t.id
-WHERE t.submission_day = %(day)s AND {_IS_DUE}
-ORDER BY s.effective_score DESC, t.deadline, t.id
-LIMIT %(limit)s
-"""
-
-_TASK_COLUMNS: LiteralString = """
-    SELECT id, task_id, submission_day, state, reason, deadline, dependencies, available_at, state_changed_at
-    FROM cp.tasks WHERE id = ANY(%(tasks)s::bigint[])
-"""
-
-# A listed task may be due no longer: another assigner may have decided it. That is asked outside the fence,
-# so that the rows are found by primary key.
-_FACTS: LiteralString = f"""
-SELECT t.id AS task, t.task_id, t.submission_day, t.state, t.reason, t.deadline, now() AS now,
-    extract(epoch FROM now() - t.state_changed_at)::float8 AS waited_seconds,
-    s.effective_score AS value_score, s.domain, s.input_mean, s.input_high, s.output_mean, s.output_high,
-    dependency.failed AS dependencies_failed, dependency.pending AS dependencies_pending,
-    failure.models AS failed_models, coalesce(failure.is_poor, false) AS was_done_poorly,
-    (SELECT count(*) FROM cp.assignments a WHERE a.task = t.id) AS decisions
-FROM chosen t
-JOIN cp.task_scores s ON s.task = t.id
-CROSS JOIN LATERAL (
-    SELECT array_agg(wanted.task_id) FILTER (WHERE d.state IN ('failed', 'dead', 'cancelled')) AS failed,
-        array_agg(wanted.task_id) FILTER (
-            WHERE d.state IS NULL OR d.state NOT IN ('succeeded', 'failed', 'dead', 'cancelled')
-        ) AS pending
-    FROM unnest(t.dependencies) AS wanted (task_id)
-    LEFT JOIN cp.tasks d USING (task_id)
-) AS dependency
-CROSS JOIN LATERAL (
-    SELECT array_agg(DISTINCT e.model) AS models, bool_or(e.reason = 'LOW_QUALITY') AS is_poor
-    FROM cp.executions e
-    WHERE e.task = t.id AND e.state = 'failed' AND e.reason <> ALL(%(transient)s::text[])
-) AS failure
-WHERE {_IS_DUE}
-"""
-
-_TASKS: LiteralString = f"WITH chosen AS MATERIALIZED ({_TASK_COLUMNS}) {_FACTS}"
-_LOCKED_TASKS: LiteralString = (
-    f"WITH chosen AS MATERIALIZED ({_TASK_COLUMNS} FOR NO KEY UPDATE SKIP LOCKED) {_FACTS}"
-)
-
-# A deferral for the same reason as before is no new decision: the task waits on, and the old row stands. Ids
-# are drawn on the way in: a join with what INSERT returns would compare every row with every other.
-_STORE: LiteralString = """
-WITH decided AS MATERIALIZED (
-    SELECT *, CASE WHEN NOT is_repeated THEN nextval('cp.assignments_id_seq') END AS assignment
-    FROM jsonb_to_recordset(%(rows)s) AS r (
-        task bigint, decision_id uuid, submission_day date, outcome text, reason text, model text,
-        funding text, plan jsonb, expected_cost_usd numeric, transfers uuid[], explanation jsonb,
-        state_before text, state text, task_reason text, wait_seconds float8, is_repeated boolean
-    )
-),
-stored AS (
-    INSERT INTO cp.assignments (id, decision_id, task, submission_day, strategy, outcome, reason, model,
-        funding, plan, expected_cost_usd, transfers, explanation, config_hash, run_id)
-    SELECT assignment, decision_id, task, submission_day, %(strategy)s, outcome, reason, model, funding,
-        plan, expected_cost_usd, transfers, explanation, %(config_hash)s, %(run_id)s
-    FROM decided WHERE NOT is_repeated
-)
-UPDATE cp.tasks t
-SET state = r.state, reason = r.task_reason, model = r.model,
-    assignment = coalesce(r.assignment, t.assignment),
-    available_at = now() + make_interval(secs => r.wait_seconds),
-    state_changed_at = CASE WHEN r.state = t.state THEN t.state_changed_at ELSE now() END
-FROM decided r
-WHERE t.id = r.task AND t.state = r.state_before
-"""
-
-_STANDING: LiteralString = """
-SELECT t.state, a.outcome, a.reason, a.plan, a.expected_cost_usd, a.explanation, a.config_hash
-FROM cp.tasks t JOIN cp.assignments a ON a.task = t.id
-WHERE t.task_id = %s
-ORDER BY a.id DESC LIMIT 1
-"""
+def _portion(limit: int | None, decided: int) -> int:
+    """How many tasks to look at in one round."""
+    return _MOST_AT_ONCE if limit is None else min(_MOST_AT_ONCE, limit - decided)

@@ -188,9 +188,10 @@ def _line(root: yaml.Node, path: Path_) -> int:
 def _keys_allowed(annotation: Any, path: Path_) -> list[str]:
     """Keys of the pydantic model that stands at `path` below `annotation`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = {field.alias or name: field for name, field in annotation.model_fields.items()}
         if not path:
-            return list(annotation.model_fields)
-        field = annotation.model_fields.get(str(path[0]))
+            return list(fields)
+        field = fields.get(str(path[0]))
         return _keys_allowed(field.annotation, path[1:]) if field else []
     inner = get_args(annotation)
     if get_origin(annotation) is dict:

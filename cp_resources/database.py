@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, LiteralString
+from typing import Any, LiteralString, Self
 from urllib.parse import urlsplit
 
 import psycopg
@@ -20,6 +20,25 @@ logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())  # its retri
 
 class DatabaseUnavailableError(UserError):
     """The database cannot be reached, or is not migrated. The text says which, and what to do."""
+
+
+class DatabaseBusyError(DatabaseUnavailableError):
+    """No connection of this process became free in the time that the caller could wait."""
+
+
+class CountedCursor(psycopg.Cursor[Any]):
+    """A cursor that counts its statements on its connection, for telemetry."""
+
+    def execute(self, *arguments: Any, **options: Any) -> Self:
+        """As psycopg's, and counted."""
+        connection: Any = self.connection
+        connection.statements = statements(connection) + 1
+        return super().execute(*arguments, **options)
+
+
+def statements(connection: psycopg.Connection) -> int:
+    """How many statements a connection of `Database` has executed in this transaction; COPY is not counted."""
+    return getattr(connection, "statements", 0)
 
 
 class Database:
@@ -42,6 +61,7 @@ class Database:
             kwargs={
                 "options": "-c search_path=cp,public -c timezone=UTC",
                 "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+                "cursor_factory": CountedCursor,
             },
         )
 
@@ -52,13 +72,18 @@ class Database:
         return f"{parts.hostname or 'local socket'}:{parts.port or 5432}{parts.path}"
 
     @contextmanager
-    def transaction(self) -> Iterator[psycopg.Connection]:
+    def transaction(self, *, wait_seconds: float | None = None) -> Iterator[psycopg.Connection]:
         """Give a connection inside a transaction: committed at the end, rolled back on an error.
 
+        Args:
+            wait_seconds: how long to wait for a connection at most, for a caller in a hurry.
+
         Raises:
+            DatabaseBusyError: none could be had within `wait_seconds`.
             DatabaseUnavailableError: no connection could be had within the timeout, or it was lost.
         """
-        connection = self._connection()
+        connection: Any = self._connection(wait_seconds)
+        connection.statements = 0
         try:
             with connection.transaction():
                 yield connection
@@ -96,11 +121,15 @@ class Database:
         """Close every connection."""
         self._pool.close()
 
-    def _connection(self) -> psycopg.Connection:
+    def _connection(self, wait_seconds: float | None) -> psycopg.Connection:
         self._pool.open()
         try:
-            return self._pool.getconn()
+            return self._pool.getconn(wait_seconds)
         except PoolTimeout as error:
+            if wait_seconds is not None:
+                raise DatabaseBusyError(
+                    f"no connection to {self.address} could be had within {wait_seconds:.3g} s"
+                ) from error
             self.check()
             raise DatabaseUnavailableError(
                 f"all {self._pool.max_size} connections of this process to {self.address} were in use "

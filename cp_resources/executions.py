@@ -22,11 +22,12 @@ from cp_core.assignment.decision import reservation_key
 from cp_core.execution.cost import amounts_used, billed_usd
 from cp_core.execution.outcome import AttemptResult, NextStep, next_step
 from cp_core.tasks.reasons import Reason
-from cp_core.tasks.states import TaskState, require_legal
+from cp_core.tasks.states import FINAL_STATES, TaskState, require_legal
 from cp_resources import execution_queries as queries
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.ledger import Ledger, Reservation, Settlement
+from cp_resources.outbox import Outbox, notices_about
 
 REQUEUE_LIMIT = 1000
 """Most tasks that one call of a sweep moves, so that no transaction is long."""
@@ -309,6 +310,8 @@ class ExecutionStore:
         for step in steps.values():
             require_legal(source, step.state)
         _write(connection, queries.MOVE_TASKS, [_task_row(move, steps[move.task]) for move in moves])
+        over = {task: step.state for task, step in steps.items() if step.state in FINAL_STATES}
+        Outbox.add(connection, notices_about(over))
         return steps
 
 

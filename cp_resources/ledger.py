@@ -11,7 +11,7 @@ end frees the lock. Time is the database's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -133,13 +133,16 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def open_accounts(self, registry: ModelRegistry) -> None:
+    def open_accounts(self, registry: ModelRegistry, within: psycopg.Connection | None = None) -> None:
         """Bring the accounts to what the registry declares: new ones, changed limits, windows that are over.
 
         An account that is declared no longer keeps its history and grants nothing. A repeat changes nothing.
+
+        Args:
+            within: the caller's transaction; without one it is a transaction of its own.
         """
         declared = {terms.account: terms for terms in registry.accounts()}
-        with self._database.transaction() as connection:
+        with self._transaction(within) as connection:
             connection.execute(_LOCK)
             _create(connection, declared.values())
             journal = Journal(*_read(connection))
@@ -148,9 +151,9 @@ class Ledger:
                     journal.agree(account, declared.get(account))
             _store(connection, journal)
 
-    def accounts(self) -> list[Account]:
+    def accounts(self, within: psycopg.Connection | None = None) -> list[Account]:
         """Every window and budget, as a reservation made now would find it, in the order of their names."""
-        with self._database.transaction() as connection:
+        with self._transaction(within) as connection:
             balances, now = _read(connection)
         return [row.as_found_at(now) for row in balances.values() if isinstance(row, QuotaBalance)]
 
@@ -220,6 +223,9 @@ class Ledger:
     def verify(self) -> LedgerReport:
         """Recompute every balance from the transfers and compare."""
         return verify(self._database)
+
+    def _transaction(self, within: psycopg.Connection | None) -> AbstractContextManager[psycopg.Connection]:
+        return self._database.transaction() if within is None else nullcontext(within)
 
     def _expire_batches(self, since: datetime) -> Iterator[int]:
         while True:

@@ -83,6 +83,13 @@ tasks = Table(
     Column("model", Text, comment="model of the current assignment"),
     Column("attempts", SmallInteger, nullable=False, server_default=text("0")),
     Column("max_attempts", SmallInteger, nullable=False, server_default=text("3")),
+    Column(
+        "assignment_attempts_left",
+        SmallInteger,
+        nullable=False,
+        server_default=text("3"),
+        comment="how often assignment itself may still fail for a passing reason",
+    ),
     _timestamp("available_at", default_now=True),
     Column("lease_owner", Text),
     _timestamp("lease_expires_at", nullable=True),
@@ -210,11 +217,104 @@ assignments = Table(
     Column("explanation", JSONB, nullable=False),
     Column("config_hash", Text, nullable=False),
     Column("run_id", Text, comment="Dagster run that decided"),
+    Column(
+        "path",
+        Text,
+        nullable=False,
+        server_default="batch",
+        comment="which way decided: batch, inline or stress",
+    ),
+    Column(
+        "batch",
+        UUID(as_uuid=True),
+        comment="row of assignment_batches that it was decided in, or took prices of",
+    ),
+    Column(
+        "propensity", Double, comment="probability with which exploration drew this plan; null: not known"
+    ),
+    CheckConstraint("path IN ('batch', 'inline', 'stress')", name="path"),
+    CheckConstraint("propensity > 0 AND propensity <= 1", name="propensity"),
     CheckConstraint("outcome IN ('assigned', 'deferred', 'rejected')", name="outcome"),
     CheckConstraint("(outcome = 'assigned') = (model IS NOT NULL)", name="model"),
     CheckConstraint("(outcome = 'assigned') = (reason IS NULL)", name="reason"),
     Index("ix_assignments_task", "task"),
     Index("ix_assignments_submission_day", "submission_day"),
+)
+
+assignment_batches = Table(
+    "assignment_batches",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("submission_day", Date, comment="day that was assigned; null when several were"),
+    _timestamp("decided_at", default_now=True),
+    Column("strategy", Text, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("started_from", UUID(as_uuid=True), comment="batch at whose prices the solver started"),
+    Column("tasks", Integer, nullable=False),
+    Column("assigned", Integer, nullable=False),
+    Column("objective", Double, nullable=False, comment="worth of the assignment, value points"),
+    Column("bound", Double, nullable=False, comment="no assignment of the batch is worth more"),
+    Column("gap", Double, nullable=False, comment="fraction of the bound that was not reached"),
+    Column("evaluations", Integer, nullable=False, comment="passes of the solver over the batch"),
+    Column("seconds", Double, nullable=False),
+    Column("prices", JSONB, nullable=False, comment="value points of one more unit, by account"),
+    Column("available", JSONB, nullable=False, comment="what each account held before, by account"),
+    Column("lapsing", JSONB, nullable=False, comment="how near each account's window was to its end, 0 to 1"),
+    Column("forecast", JSONB, nullable=False, comment="what the assignment is expected to come to"),
+    Column("alternatives", JSONB, nullable=False, comment="what other strategies were expected to come to"),
+    Column("pruned", JSONB, nullable=False, comment="pairs of task and plan ruled out, by reason"),
+    Column("considered", BigInteger, nullable=False, comment="pairs of task and plan"),
+    Column("config_hash", Text, nullable=False),
+    Column("run_id", Text),
+    CheckConstraint("assigned <= tasks", name="assigned"),
+    CheckConstraint("gap >= 0 AND gap <= 1", name="gap"),
+    Index("ix_assignment_batches_decided_at", "decided_at"),
+)
+
+assignment_attempts = Table(
+    "assignment_attempts",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("task", BigInteger, ForeignKey("cp.tasks.id", ondelete="CASCADE"), nullable=False),
+    Column("path", Text, nullable=False),
+    Column(
+        "outcome",
+        Text,
+        nullable=False,
+        comment="assigned, deferred, rejected, timeout, failed or already_assigned",
+    ),
+    Column("reason", Text, comment="reason code when nothing was assigned"),
+    Column(
+        "tiers_either_side", SmallInteger, nullable=False, server_default=text("0"), comment="how far relaxed"
+    ),
+    Column("seconds", Double, nullable=False),
+    _timestamp("ended_at", default_now=True),
+    Column(
+        "detail", JSONB, nullable=False, server_default=text("'{}'::jsonb"), comment="figures that prove it"
+    ),
+    CheckConstraint("path IN ('batch', 'inline', 'stress')", name="path"),
+    CheckConstraint(
+        "outcome IN ('assigned', 'deferred', 'rejected', 'timeout', 'failed', 'already_assigned')",
+        name="outcome",
+    ),
+    Index("ix_assignment_attempts_task", "task", "id"),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("task", BigInteger, ForeignKey("cp.tasks.id", ondelete="CASCADE"), nullable=False),
+    Column("kind", Text, nullable=False, comment="assigned or completed"),
+    Column("payload", JSONB, nullable=False),
+    _timestamp("created_at", default_now=True),
+    _timestamp("available_at", default_now=True),
+    _timestamp("delivered_at", nullable=True),
+    Column("tries", SmallInteger, nullable=False, server_default=text("0")),
+    Column("error", Text, comment="what went wrong at the last try"),
+    CheckConstraint("kind IN ('assigned', 'completed')", name="kind"),
+    Index("uq_outbox_task_kind", "task", "kind", unique=True),
+    Index("ix_outbox_undelivered", "available_at", postgresql_where=text("delivered_at IS NULL")),
 )
 
 executions = Table(

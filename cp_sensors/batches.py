@@ -143,7 +143,7 @@ def _why_not_yet(work: DayWork, runs: Sequence[EndedRun], succeeded: str | None,
             f"{len(failures)} runs for the same {work.tasks} tasks failed in a row; this needs a person: "
             "see the last run's error, mend it, and launch process_queue for the day"
         )
-    again_at = runs[0].ended_at + _backoff(len(failures))
+    again_at = runs[0].ended_at + backoff(len(failures))
     if now < again_at:
         return f"the last run failed; again at {again_at:%H:%M:%S} UTC"
     return None
@@ -155,7 +155,7 @@ def _failures(runs: Sequence[EndedRun]) -> list[EndedRun]:
     return list(runs[:until])
 
 
-def _backoff(failures: int) -> timedelta:
+def backoff(failures: int) -> timedelta:
     """30 s after the first failure, doubling with each further one, 15 minutes at most."""
     doublings = min(failures - 1, 16)
     return min(FIRST_BACKOFF * (1 << doublings), LONGEST_BACKOFF)

@@ -56,7 +56,8 @@ class Decision:
         reason: why it was not assigned; None when it was.
         plan: the stages to try in order; empty unless assigned.
         expected_cost_usd: list price of the plan's expected tokens, whoever pays; None unless assigned.
-        explanation: JSON-ready, see `cp_core.assignment.explain`.
+        explanation: JSON-ready, see `cp_core.assignment.explain` and `cp_core.assignment.verdicts`.
+        propensity: probability with which this plan was drawn, where exploration had a say; None: not known.
     """
 
     task: int
@@ -67,6 +68,7 @@ class Decision:
     plan: tuple[Stage, ...] = ()
     expected_cost_usd: Decimal | None = None
     explanation: dict[str, Any] = field(default_factory=dict)
+    propensity: float | None = None
 
     @property
     def model(self) -> str | None:
@@ -87,15 +89,15 @@ class Decision:
                 total[account] = total.get(account, Decimal(0)) + amount
         return total
 
-    def outrun(self) -> Decision:
-        """What becomes of an assignment when others have taken its quota first, too often to try again."""
+    def outrun(self, reason: Reason = Reason.QUOTA_EXHAUSTED) -> Decision:
+        """What becomes of an assignment when others have taken its quota, or its place, first."""
         explanation = {name: part for name, part in self.explanation.items() if name != "why"}
         return Decision(
             self.task,
             self.task_id,
             self.value_score,
             Outcome.DEFERRED,
-            Reason.QUOTA_EXHAUSTED,
+            reason,
             explanation=explanation,
         )
 

@@ -1,13 +1,14 @@
 """Which tasks may be decided at all, and which options each of them may be given: every no has a reason code.
 
-What depends on balances that fall while a batch is decided is not here but in `capacity`.
+Tasks are columns: a DataFrame, or a mapping of arrays, which is much faster for a single task. What depends on balances
+that fall while a batch is decided is not here but in `capacity`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from cp_core.assignment.options import Options
 from cp_core.assignment.policy import AssignmentPolicy
+from cp_core.assignment.predict import Columns
 from cp_core.tasks.reasons import Reason
 
 CODES: tuple[Reason | None, ...] = (
@@ -47,21 +49,24 @@ class Eligibility:
     codes_in_any_tier: NDArray[np.int8]
 
 
-def standing_reasons(tasks: pd.DataFrame, policy: AssignmentPolicy, now: datetime) -> NDArray[np.object_]:
+def standing_reasons(tasks: Columns, policy: AssignmentPolicy, now: datetime) -> NDArray[np.object_]:
     """Why a task is not to be decided now, whatever the options: (n,) of `Reason` or None.
 
     DEPENDENCY_FAILED and DEADLINE_PASSED are for good; DEPENDENCY_PENDING may change.
+
+    Args:
+        tasks: n rows with deadline (UTC or NaT), dependencies_failed and dependencies_pending (lists or None).
     """
-    reasons = np.full(len(tasks), None, dtype=object)
+    reasons = np.full(len(tasks["deadline"]), None, dtype=object)
     reasons[_not_empty(tasks["dependencies_pending"])] = Reason.DEPENDENCY_PENDING
     if policy.enforce_deadlines:
-        reasons[(tasks["deadline"] <= now).to_numpy(dtype=bool)] = Reason.DEADLINE_PASSED
+        reasons[_instants(tasks["deadline"]) <= _instant(now)] = Reason.DEADLINE_PASSED
     reasons[_not_empty(tasks["dependencies_failed"])] = Reason.DEPENDENCY_FAILED
     return reasons
 
 
 def eligibility(
-    tasks: pd.DataFrame,
+    tasks: Columns,
     options: Options,
     tier_allowed: NDArray[np.bool_],
     *,
@@ -87,31 +92,30 @@ def eligibility(
         context_allowed: (m,), see `context_allowed`.
         open_breakers: names of models that are not to be called now.
     """
-    too_small = (context_needed[:, None] > context_allowed) | (
-        tasks["output_high"].to_numpy()[:, None] > options.max_output
-    )
+    too_long = np.asarray(tasks["output_high"])[:, None] > options.max_output
+    called_off = [option.model.name in open_breakers for option in options] if open_breakers else False
     rules: dict[Reason, NDArray[np.bool_]] = {
-        Reason.MODEL_DISABLED: np.broadcast_to(~options.enabled, tier_allowed.shape),
-        Reason.TIER_NOT_ALLOWED: ~tier_allowed,
         Reason.CAPABILITY_MISSING: capability <= 0,
-        Reason.CONTEXT_TOO_SMALL: too_small,
+        Reason.CONTEXT_TOO_SMALL: (context_needed[:, None] > context_allowed) | too_long,
         Reason.QUOTA_TOO_SMALL: need > most,
-        Reason.FAILED_BEFORE: _failed_before(tasks, options),
-        Reason.DEADLINE_TOO_CLOSE: np.broadcast_to(
-            _deadline_too_close(tasks, policy, now)[:, None], tier_allowed.shape
-        ),
-        Reason.BREAKER_OPEN: np.broadcast_to(
-            np.array([option.model.name in open_breakers for option in options], dtype=bool),
-            tier_allowed.shape,
-        ),
+        Reason.FAILED_BEFORE: _failed_before(tasks["failed_models"], options),
+        Reason.DEADLINE_TOO_CLOSE: _deadline_too_close(tasks, policy, now)[:, None],
+        Reason.BREAKER_OPEN: np.asarray(called_off),
     }
-    any_tier = rules | {Reason.TIER_NOT_ALLOWED: np.zeros_like(tier_allowed)}
-    return Eligibility(_first_that_holds(rules), _first_that_holds(any_tier))
+    codes = np.zeros(tier_allowed.shape, dtype=np.int8)
+    for reason, holds in reversed(rules.items()):
+        codes = _given(holds, reason, codes)
+    return Eligibility(
+        codes=_given(
+            ~options.enabled, Reason.MODEL_DISABLED, _given(~tier_allowed, Reason.TIER_NOT_ALLOWED, codes)
+        ),
+        codes_in_any_tier=_given(~options.enabled, Reason.MODEL_DISABLED, codes),
+    )
 
 
-def context_needed(tasks: pd.DataFrame) -> NDArray[np.float64]:
+def context_needed(tasks: Columns) -> NDArray[np.float64]:
     """Tokens that a context window must hold: the upper ends of the estimates. Shape (n,)."""
-    return (tasks["input_high"] + tasks["output_high"]).to_numpy(dtype=np.float64)
+    return np.asarray(tasks["input_high"] + tasks["output_high"], dtype=np.float64)
 
 
 def context_allowed(options: Options, policy: AssignmentPolicy) -> NDArray[np.float64]:
@@ -119,28 +123,39 @@ def context_allowed(options: Options, policy: AssignmentPolicy) -> NDArray[np.fl
     return np.asarray(options.context_window * (1 - policy.context_margin), dtype=np.float64)
 
 
-def _first_that_holds(rules: dict[Reason, NDArray[np.bool_]]) -> NDArray[np.int8]:
-    return np.select(
-        list(rules.values()), [np.int8(_CODE[reason]) for reason in rules], default=np.int8(ELIGIBLE)
-    )
+def _given(holds: NDArray[np.bool_], reason: Reason, codes: NDArray[np.int8]) -> NDArray[np.int8]:
+    """`codes`, with `reason` before them where it holds."""
+    return np.where(holds, np.int8(_CODE[reason]), codes)
 
 
-def _deadline_too_close(tasks: pd.DataFrame, policy: AssignmentPolicy, now: datetime) -> NDArray[np.bool_]:
+def _deadline_too_close(tasks: Columns, policy: AssignmentPolicy, now: datetime) -> NDArray[np.bool_]:
     if not policy.enforce_deadlines:
-        return np.zeros(len(tasks), dtype=bool)
-    earliest = pd.Timestamp(now) + pd.Timedelta(seconds=policy.deadline_margin_seconds)
-    return (tasks["deadline"] < earliest).to_numpy(dtype=bool)
+        return np.zeros(len(tasks["deadline"]), dtype=bool)
+    margin = np.timedelta64(round(policy.deadline_margin_seconds * 1e6), "us")
+    return np.asarray(_instants(tasks["deadline"]) < _instant(now) + margin)
 
 
-def _failed_before(tasks: pd.DataFrame, options: Options) -> NDArray[np.bool_]:
+def _instants(column: pd.Series | NDArray[np.datetime64]) -> NDArray[np.datetime64]:
+    """UTC instants without their time zone, microseconds; NaT where there is none."""
+    if isinstance(column, pd.Series):
+        column = pd.to_datetime(column, utc=True).dt.tz_localize(None).to_numpy()
+    return np.asarray(column, dtype="datetime64[us]")
+
+
+def _instant(now: datetime) -> np.datetime64:
+    return np.datetime64(now.astimezone(UTC).replace(tzinfo=None), "us")
+
+
+def _failed_before(lists: Iterable[object], options: Options) -> NDArray[np.bool_]:
     names = [option.model.name for option in options]
-    failed = np.zeros((len(tasks), len(names)), dtype=bool)
-    for row, models in enumerate(tasks["failed_models"]):
+    rows = list(lists)
+    failed = np.zeros((len(rows), len(names)), dtype=bool)
+    for row, models in enumerate(rows):
         if isinstance(models, list) and models:
             failed[row] = [name in models for name in names]
     return failed
 
 
-def _not_empty(lists: pd.Series) -> NDArray[np.bool_]:
+def _not_empty(lists: Iterable[object]) -> NDArray[np.bool_]:
     """Which rows of a column of lists (or None) hold something."""
-    return np.fromiter((isinstance(row, list) and bool(row) for row in lists), dtype=bool, count=len(lists))
+    return np.array([isinstance(row, list) and bool(row) for row in lists], dtype=bool)

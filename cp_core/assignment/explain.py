@@ -38,6 +38,7 @@ def facts(batch: Batch, row: int) -> dict[str, Any]:
             "tiers": list(band.tiers),
             "subscription_first": band.subscription_first,
         },
+        **({"tiers_either_side": relaxed} if (relaxed := task.get("tiers_either_side")) else {}),
         "domain": task["domain"],
         "tokens": {
             name: round(task[name]) for name in ("input_mean", "input_high", "output_mean", "output_high")

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cp_core.assignment.predict import Columns
 from cp_core.models.registry import Funding, Model, ModelRegistry
 from cp_core.quota.account import Unit
 
@@ -67,23 +68,27 @@ class Options:
     def __getitem__(self, index: int) -> Option:
         return self._options[index]
 
-    def capability(self, domains: pd.Series) -> NDArray[np.float64]:
+    def capability(self, domains: pd.Series | NDArray[np.object_]) -> NDArray[np.float64]:
         """How able each option's model is in each task's domain: (n, m), 0 to 1, 0 where not known."""
+        if len(domains) == 1:
+            return np.array(
+                [[option.model.capability.get(next(iter(domains)), 0.0) for option in self._options]]
+            )
         codes, names = pd.factorize(domains)
         table = np.array(
             [[option.model.capability.get(name, 0.0) for option in self._options] for name in names]
         )
         return table.reshape(len(names), len(self))[codes]
 
-    def list_price(self, tasks: pd.DataFrame) -> NDArray[np.int64]:
+    def list_price(self, tasks: Columns) -> NDArray[np.int64]:
         """Price of each task's expected tokens, whoever pays: (n, m), nanodollars, rounded up."""
         price = np.outer(tasks["input_mean"], self._input_price)
         price += np.outer(tasks["output_mean"], self._output_price)
         return np.ceil(price).astype(np.int64)
 
-    def need(self, tasks: pd.DataFrame, list_price: NDArray[np.int64]) -> NDArray[np.int64]:
+    def need(self, tasks: Columns, list_price: NDArray[np.int64]) -> NDArray[np.int64]:
         """What each option reserves in each of its accounts: (n, m), tokens if prepaid, else nanodollars."""
-        tokens = np.ceil((tasks["input_mean"] + tasks["output_mean"]).to_numpy()).astype(np.int64)
+        tokens = np.ceil(np.asarray(tasks["input_mean"] + tasks["output_mean"])).astype(np.int64)
         return np.where(self.prepaid, tokens[:, None], list_price)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cp_core.assignment.strategies import Strategy
 from cp_core.models.registry import Tier
 from cp_core.quota.account import AccountState
 from cp_core.scoring.config import Domain
@@ -22,6 +24,9 @@ class Band(BaseModel):
     tiers: tuple[Tier, ...] = Field(min_length=1, description="Allowed tiers, most preferred first.")
     subscription_first: bool = Field(
         default=False, description="A prepaid model goes before a preferred tier that costs money."
+    )
+    required_success: float = Field(
+        default=0.5, ge=0, le=1, description="Success asked of a plan by minimize_cost and fastest."
     )
     defer: bool = Field(default=False, description="Assign nothing: such tasks wait for another policy.")
 
@@ -56,13 +61,18 @@ class AssignmentPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    strategy: Literal["tiered"] = "tiered"
+    strategy: Strategy = Strategy.TIERED
     bands: tuple[Band, ...] = (
-        Band(at_least=90, tiers=(Tier.PREMIUM,)),
-        Band(at_least=75, tiers=(Tier.PREMIUM, Tier.MID_PREMIUM), subscription_first=True),
-        Band(at_least=60, tiers=(Tier.MID_PREMIUM, Tier.MID_RANGE)),
+        Band(at_least=90, tiers=(Tier.PREMIUM,), required_success=0.85),
+        Band(
+            at_least=75,
+            tiers=(Tier.PREMIUM, Tier.MID_PREMIUM),
+            subscription_first=True,
+            required_success=0.75,
+        ),
+        Band(at_least=60, tiers=(Tier.MID_PREMIUM, Tier.MID_RANGE), required_success=0.65),
         Band(at_least=40, tiers=(Tier.MID_RANGE, Tier.BUDGET)),
-        Band(at_least=0, tiers=(Tier.BUDGET,)),
+        Band(at_least=0, tiers=(Tier.BUDGET,), required_success=0.3),
     )
     family_preference: FamilyPreference | None = FamilyPreference()
     kept_quota: KeptQuota = KeptQuota()
@@ -77,6 +87,12 @@ class AssignmentPolicy(BaseModel):
         default=30, ge=0, description="Nothing is started that has less than this left before its deadline."
     )
 
+    most_gap: float = Field(
+        default=0.005,
+        gt=0,
+        lt=1,
+        description="Largest fraction of its bound that a round of the solver may leave; a fifth from 10,000 tasks.",
+    )
     batch_size: int = Field(default=1000, ge=1, le=10_000, description="Tasks decided in one transaction.")
     reservation_seconds: float = Field(
         default=21_600, gt=0, description="How long reserved quota waits for the task to be executed."
@@ -107,3 +123,24 @@ class AssignmentPolicy(BaseModel):
                 f"bands must fall from the highest to 0, so that each score has one; at_least is {thresholds}"
             )
         return self
+
+
+@lru_cache(maxsize=16)
+def relaxed(policy: AssignmentPolicy, tiers_either_side: int) -> AssignmentPolicy:
+    """The policy with every band's tiers widened: after its own come, nearest first, those above and below them."""
+    if tiers_either_side <= 0:
+        return policy
+    bands = tuple(_widened(band, tiers_either_side) for band in policy.bands)
+    return policy.model_copy(update={"bands": bands})
+
+
+def _widened(band: Band, tiers_either_side: int) -> Band:
+    every = list(Tier)
+    ranks = [tier.rank for tier in band.tiers]
+    beside = [
+        rank
+        for step in range(1, tiers_either_side + 1)
+        for rank in (min(ranks) - step, max(ranks) + step)
+        if 0 <= rank < len(every)
+    ]
+    return band.model_copy(update={"tiers": (*band.tiers, *(every[rank] for rank in beside))})

@@ -18,7 +18,7 @@ kept for more valuable tasks.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -32,11 +32,14 @@ from cp_core.assignment.capacity import Capacity, Shortage
 from cp_core.assignment.decision import Decision, Outcome, Stage
 from cp_core.assignment.eligibility import CODES, ELIGIBLE
 from cp_core.assignment.explain import Candidate
-from cp_core.assignment.options import from_smallest_units
+from cp_core.assignment.options import Options, from_smallest_units
 from cp_core.assignment.policy import AssignmentPolicy
 from cp_core.models.registry import ModelRegistry
 from cp_core.quota.account import Account, Unit
 from cp_core.tasks.reasons import Reason
+
+NO_OPTION = -1
+"""What `tiered_options` says of a task that gets nothing."""
 
 _BREAKER_OPEN = CODES.index(Reason.BREAKER_OPEN)
 
@@ -49,16 +52,19 @@ def assign_tiered(
     *,
     now: datetime,
     open_breakers: Collection[str] = (),
+    rooms: Mapping[str, int] | None = None,
 ) -> list[Decision]:
     """Decide for each task by the written policy.
 
     Args:
         tasks: one row a task, in any order: task (id), task_id, value_score (0 to 100), domain, input_mean,
             input_high, output_mean, output_high (tokens), deadline (UTC or NaT), failed_models,
-            dependencies_failed and dependencies_pending (lists or None).
+            dependencies_failed and dependencies_pending (lists or None); workspace, where `rooms` names any;
+            tiers_either_side, where the policy is relaxed for some (see `policy.relaxed`).
         accounts: what the accounts hold. Every account of the registry must be among them.
         now: the instant that deadlines are compared with.
         open_breakers: names of models that are not to be called now.
+        rooms: how many more tasks each capped workspace may have.
 
     Returns:
         One decision a task, in the order in which they were served.
@@ -69,17 +75,41 @@ def assign_tiered(
     if tasks.empty:
         return []
     capacity = Capacity(accounts)
-    batch = prepare(tasks, registry, capacity, policy, now=now, open_breakers=open_breakers)
-    serving = _Serving(batch, capacity)
-    return [serving.decide(row) for row in range(len(tasks))]
+    batch = prepare(tasks, Options(registry), capacity, policy, now=now, open_breakers=open_breakers)
+    return serve(batch, capacity, rooms or {})
+
+
+def serve(batch: Batch, capacity: Capacity, rooms: Mapping[str, int]) -> list[Decision]:
+    """Decide for each task of a batch in turn; see `assign_tiered`."""
+    serving = _Serving(batch, capacity, dict(rooms))
+    return [serving.decide(row) for row in range(len(batch.records))]
+
+
+def tiered_options(
+    tasks: pd.DataFrame,
+    options: Options,
+    accounts: Sequence[Account],
+    policy: AssignmentPolicy,
+    *,
+    now: datetime,
+) -> NDArray[np.intp]:
+    """What `assign_tiered` would give, without saying why: positions in `options` or `NO_OPTION`, (n,).
+
+    Args:
+        tasks: by falling value score, as `batch.prepare` leaves them.
+    """
+    capacity = Capacity(accounts)
+    serving = _Serving(prepare(tasks, options, capacity, policy, now=now), capacity, {})
+    return np.array([serving.pick(row) for row in range(len(tasks))], dtype=np.intp)
 
 
 class _Serving:
     """The tasks of a batch one after the other, and the balances as they fall."""
 
-    def __init__(self, batch: Batch, capacity: Capacity) -> None:
+    def __init__(self, batch: Batch, capacity: Capacity, rooms: dict[str, int]) -> None:
         self._batch = batch
         self._capacity = capacity
+        self._rooms = rooms
         self._keys = _keys(batch)
         self._order = np.lexsort(list(reversed(self._keys.values())), axis=-1)
 
@@ -92,11 +122,24 @@ class _Serving:
             return self._turn_away(row, outcome, standing, explain.standing(batch, row))
         if batch.bands[row].defer:
             return self._turn_away(row, Outcome.DEFERRED, Reason.VALUE_TOO_LOW, explain.facts(batch, row))
+        if self._rooms and self._rooms.get(batch.records[row]["workspace"]) == 0:
+            return self._turn_away(row, Outcome.DEFERRED, Reason.WORKSPACE_CAP, explain.facts(batch, row))
         candidates = self._candidates(row)
         chosen = next((candidate for candidate in candidates if candidate.shortage is None), None)
         if chosen is None:
             return self._refuse(row, candidates)
         return self._grant(row, chosen, candidates)
+
+    def pick(self, row: int) -> int:
+        """Give the task in `row` its option as `decide` does, and tell which: `NO_OPTION` if none."""
+        batch = self._batch
+        if batch.standing[row] is None and not batch.bands[row].defer:
+            codes = batch.eligible.codes[row]
+            for column in self._order[row].tolist():
+                if codes[column] == ELIGIBLE and self._shortage(row, column) is None:
+                    self._capacity.take(batch.options[column].funding, int(batch.need[row, column]))
+                    return int(column)
+        return NO_OPTION
 
     def _candidates(self, row: int) -> list[Candidate]:
         """What the task may be given, most preferred first, each with why nothing can pay for it now."""
@@ -124,6 +167,8 @@ class _Serving:
         explanation = explain.considered(batch, row, candidates, self._capacity)
         explanation["why"] = self._why(row, chosen, candidates)
         self._capacity.take(option.funding, need)
+        if self._rooms and (workspace := batch.records[row]["workspace"]) in self._rooms:
+            self._rooms[workspace] -= 1
         return Decision(
             task=batch.records[row]["task"],
             task_id=batch.records[row]["task_id"],
@@ -206,7 +251,7 @@ def _is_of_another_family(batch: Batch) -> NDArray[np.bool_]:
     tasks = batch.tasks
     prefers = (tasks["domain"] == preference.domain) & (tasks["value_score"] >= preference.at_least)
     other = [option.model.family != preference.family for option in batch.options]
-    return np.outer(prefers.to_numpy(dtype=bool), np.array(other, dtype=bool))
+    return np.outer(np.asarray(prefers, dtype=bool), np.array(other, dtype=bool))
 
 
 def _is_kept(shortage: Shortage | None) -> bool:

@@ -9,14 +9,25 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-
-from cp_core.execution.policy import ExecutionPolicy
+from typing import Protocol
 
 LONGEST_RETRY_AFTER_SECONDS = 86_400.0
 """A provider that asks for more than a day is taken to mean a day."""
 
 
-def retry_delay(attempt: int, policy: ExecutionPolicy, *, jitter: float, retry_after: float | None) -> float:
+class BackoffPolicy(Protocol):
+    """The part of a policy that delays are made from."""
+
+    @property
+    def backoff_base_seconds(self) -> float:
+        """Ceiling of the first retry's delay."""
+
+    @property
+    def backoff_cap_seconds(self) -> float:
+        """Ceiling of any retry's delay."""
+
+
+def retry_delay(attempt: int, policy: BackoffPolicy, *, jitter: float, retry_after: float | None) -> float:
     """Seconds to wait after failed attempt number `attempt` (from 1).
 
     Args:

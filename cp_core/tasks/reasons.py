@@ -25,6 +25,9 @@ class Reason(StrEnum):
     VALUE_TOO_LOW = "VALUE_TOO_LOW"  # its band defers everything
     INSUFFICIENT_GLOBAL_CAPACITY = "INSUFFICIENT_GLOBAL_CAPACITY"
     INSUFFICIENT_TIER_CAPACITY = "INSUFFICIENT_TIER_CAPACITY"
+    OUTBID = "OUTBID"  # what it needs is worth more to other tasks of the batch
+    COST_ABOVE_VALUE = "COST_ABOVE_VALUE"  # every plan costs more money than the task is worth
+    WORKSPACE_CAP = "WORKSPACE_CAP"  # its workspace has as many tasks assigned or running as it may
     DEADLINE_PASSED = "DEADLINE_PASSED"
     DEPENDENCY_FAILED = "DEPENDENCY_FAILED"
     DEPENDENCY_PENDING = "DEPENDENCY_PENDING"

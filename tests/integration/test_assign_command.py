@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -132,3 +134,28 @@ def test_an_unknown_task_is_one_clear_sentence(command):
 
 def test_the_policy_that_ships_is_the_written_one():
     assert load_configuration(PROJECT_ROOT / "config").policies.assignment == AssignmentPolicy()
+
+
+def test_a_decision_at_prices_is_explained_as_text_and_as_json(
+    database: Database, command: Callable[..., Printed], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    submit(database, "T1")
+    shutil.copytree(PROJECT_ROOT / "config", tmp_path / "config")
+    policies = tmp_path / "config" / "policies.yaml"
+    policies.write_text(policies.read_text().replace("strategy: tiered", "strategy: maximize_value"))
+    monkeypatch.setenv("CP_CONFIG_DIR", str(tmp_path / "config"))
+    text = command("assign", "T1", "--explain", "--dry-run").out
+    assert "strategy maximize_value" in text
+    assert "chosen:\n" in text
+    assert "next best:\n" in text
+    assert "why: " in text
+    told = json.loads(command("assign", "T1", "--json").out)
+    assert told["outcome"] == "assigned"
+    assert {"success", "list_usd", "seconds", "worth", "net"} <= told["explanation"]["plan"].keys()
+    assert len(told["explanation"]["alternatives"]) == 3
+    shown = json.loads(command("assign", "T1", "--json").out)
+    assert (shown["is_new"], shown["plan"], shown["explanation"]) == (
+        False,
+        told["plan"],
+        told["explanation"],
+    )

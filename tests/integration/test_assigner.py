@@ -16,7 +16,7 @@ import pytest
 from cp_core.assignment.decision import Outcome, decision_id, reservation_key
 from cp_core.assignment.policy import AssignmentPolicy
 from cp_core.models.registry import ModelRegistry
-from cp_core.policy.policies import Policies
+from cp_core.policy.policies import Flags, Policies
 from cp_core.quota.account import Account
 from cp_core.scoring.config import Domain, ScoringConfig
 from cp_core.tasks.reasons import Reason
@@ -37,7 +37,9 @@ NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 TOKENS = 22_000  # expected by each task here, input and output together
 
 
-def configuration(*, tokens: float = 10_000_000, usd: float = 100, **policy: Any) -> Configuration:
+def configuration(
+    *, tokens: float = 10_000_000, usd: float = 100, flags: Flags | None = None, **policy: Any
+) -> Configuration:
     """A premium, a second premium and a budget model; a subscription of one window, and one money budget."""
     models = {
         "opus": ("premium", "claude", 5, 25),
@@ -76,7 +78,7 @@ def configuration(*, tokens: float = 10_000_000, usd: float = 100, **policy: Any
     return Configuration(
         registry=registry,
         scoring=load_file(PROJECT_ROOT / "config" / "scoring.yaml", ScoringConfig),
-        policies=Policies(assignment=AssignmentPolicy(**policy)),
+        policies=Policies(assignment=AssignmentPolicy(**policy), flags=flags or Flags()),
     )
 
 
@@ -235,7 +237,7 @@ def test_a_repeat_decides_nothing_anew(database: Database) -> None:
 
 def test_a_deferred_task_waits_and_a_repeated_deferral_adds_no_row(database: Database) -> None:
     add_task(database, "A", 95)
-    poor = configuration(tokens=TOKENS, usd=0.001)
+    poor = configuration(tokens=TOKENS, usd=0.001, flags=Flags(retry_policy_v2=False))
     Ledger(database).open_accounts(poor.registry)
     with database.transaction() as connection:
         rival = Reservation(uuid4(), {"claude-max/weekly": Decimal(1)})

@@ -23,7 +23,7 @@ from cp_core.models.registry import Tier
 from cp_definitions import defs
 from cp_resources.configuration import Configuration, load_configuration
 from cp_resources.database import Database
-from cp_resources.ledger import Ledger, Reservation
+from cp_resources.ledger import Ledger, Reservation, reservation_transfers
 from cp_resources.settings import Settings
 
 ASSETS = [
@@ -76,6 +76,31 @@ def reserve_for_an_ended_task(database: Database) -> None:
             connection,
             [Reservation(uuid4(), {"budget/api": Decimal("0.01")}, task)],
             expires_in=timedelta(hours=1),
+        )
+
+
+def reserve_under_two_decisions(database: Database) -> None:
+    """A task that stands assigned, with quota pending under its decision and under one before."""
+    [(task,)] = database.fetch("SELECT min(id) FROM tasks")
+    keys, accounts = (uuid4(), uuid4()), {"budget/api": Decimal("0.01")}
+    with database.transaction() as connection:
+        Ledger(database).reserve(
+            connection, [Reservation(key, accounts, task) for key in keys], expires_in=timedelta(hours=1)
+        )
+        for key in keys:
+            connection.execute(
+                """INSERT INTO assignments (decision_id, task, submission_day, strategy, outcome, model, funding, plan,
+                       transfers, explanation, config_hash)
+                   SELECT %s, task, submission_day, strategy, outcome, model, funding, plan, %s, explanation,
+                       config_hash
+                   FROM assignments WHERE id = (SELECT assignment FROM tasks WHERE id = %s)""",
+                (key, reservation_transfers(key, accounts), task),
+            )
+        connection.execute(
+            """UPDATE tasks SET state = 'assigned', available_at = now() + interval '1 hour', state_changed_at = now(),
+                   assignment = (SELECT max(id) FROM assignments WHERE task = tasks.id)
+               WHERE id = %s""",
+            (task,),
         )
 
 
@@ -133,6 +158,21 @@ WRONG_ROWS: dict[str, Callable[[Database], None]] = {
     ),
     "assignments:one_live_assignment_per_task": statements(
         f"UPDATE tasks SET state = 'assigned', model = 'another', {LATER} WHERE {ONE}"
+    ),
+    "assignments:no_task_is_assigned_twice": reserve_under_two_decisions,
+    "assignments:gap_is_within_bound": statements(
+        """INSERT INTO assignment_batches (id, submission_day, strategy, seed, tasks, assigned, objective, bound, gap,
+               evaluations, seconds, prices, available, lapsing, forecast, alternatives, pruned, considered,
+               config_hash)
+           SELECT gen_random_uuid(), '2026-03-02', 'maximize_value', 1, tasks, 10, bound * (1 - gap), bound, gap, 9, 1,
+               '{"budget/api": 2.5, "claude-max/weekly": 0}', '{}', '{}', '{}', '{}', '{}', 99, config_hash
+           FROM config_versions, (VALUES
+               (10000, 5e5, 0.0011), -- the only one that is too much
+               (10000, 5e5, 0.0009), (9999, 5e5, 0.0049), (20, 1000, 0.099)
+           ) AS round (tasks, bound, gap)"""
+    ),
+    "assignments:nothing_starves": statements(
+        f"UPDATE tasks SET state = 'deferred', reason = 'OUTBID', {LATER} WHERE {ONE}"
     ),
     "assignments:every_assignment_is_reserved": statements(
         f"UPDATE tasks SET state = 'assigned', {LATER} WHERE {ONE}",

@@ -107,6 +107,7 @@ def test_what_runs_by_itself_is_switched_on():
     assert {sensor.name: sensor.default_status.value for sensor in defs.sensors} == {
         "new_tasks_sensor": "RUNNING",
         "task_inbox_sensor": "RUNNING",
+        "deliver_notices_sensor": "RUNNING",
     }
     [schedule] = defs.schedules
     assert (schedule.name, schedule.default_status.value) == ("daily_learning_schedule", "RUNNING")

@@ -81,3 +81,78 @@ def test_an_explanation_reads_the_same_once_it_was_stored():
 def test_every_reason_that_keeps_a_task_from_being_assigned_has_words():
     reasons = list(Reason)
     assert [reason for reason in reasons[: reasons.index(Reason.TIMEOUT)] if meaning(reason) == reason] == []
+
+
+MARKET = {
+    "strategy": "maximize_value",
+    "value_score": 60.0,
+    "aged_value": 62.5,
+    "waiting_hours": 10.0,
+    "required_success": 0.65,
+    "risk": "staging",
+    "domain": "backend",
+    "complexity": "moderate",
+    "input_mean": 20_000.0,
+    "input_median": 18_000.0,
+    "output_mean": 2_000.0,
+    "output_median": 1_500.0,
+    "excluded": {"CAPABILITY_MISSING": ["luna (budget:api)"]},
+    "plan": {
+        "plan": "haiku (budget:api) > opus (subscription:claude-max)",
+        "success": 0.9,
+        "list_usd": 0.05,
+        "billed_usd": 0.01,
+        "seconds": 30.0,
+        "worth": 56.15,
+        "net": 50.15,
+    },
+    "alternatives": [
+        {
+            "plan": "opus (subscription:claude-max)",
+            "success": 0.9,
+            "list_usd": 0.15,
+            "billed_usd": 0.0,
+            "seconds": 46.0,
+            "worth": 56.25,
+            "net": 45.25,
+        }
+    ],
+    "decided_by": "exploration",
+    "probabilities": {
+        "opus (subscription:claude-max)": 0.93,
+        "haiku (budget:api) > opus (subscription:claude-max)": 0.07,
+    },
+    "prices": {"claude-max/weekly": 0.0005, "budget/api": 12.5},
+}
+
+
+def test_a_decision_at_prices_says_what_was_weighed_and_what_settled_it():
+    assert in_words(MARKET).splitlines() == [
+        "value score 60, worth 62.50 points after waiting 10.0 h (backend, moderate, staging); "
+        "strategy maximize_value",
+        "expected tokens: 20,000 in (median 18,000), 2,000 out (median 1,500)",
+        "chosen:",
+        "  haiku (budget:api) > opus (subscription:claude-max): success 90.0%, $0.0500 at list price "
+        "($0.0100 billed), 30 s; worth 56.15 - price 6.00 = 50.15",
+        "why: drawn on purpose from an adjacent tier, so that outcomes show what it gives",
+        "next best:",
+        "  opus (subscription:claude-max): success 90.0%, $0.1500 at list price ($0.0000 billed), 46 s; "
+        "worth 56.25 - price 11.00 = 45.25",
+        "drawn with probability:",
+        "  opus (subscription:claude-max): 93.0%",
+        "  haiku (budget:api) > opus (subscription:claude-max): 7.0%",
+        "may not be given:",
+        "  CAPABILITY_MISSING, it has no capability in the task's domain: luna (budget:api)",
+        "prices (value points of one more unit):",
+        "  claude-max/weekly: 500.00 a million tokens",
+        "  budget/api: 12.50 a dollar",
+    ]
+
+
+def test_a_task_that_was_outbid_shows_the_plans_that_were_nearest():
+    facts = {
+        name: part for name, part in MARKET.items() if name not in ("plan", "decided_by", "probabilities")
+    }
+    lines = in_words(facts, Reason.OUTBID).splitlines()
+    assert lines[2].startswith("not assigned: OUTBID, what it needs is worth more to other tasks now")
+    assert lines[3] == "nearest to being given:"

@@ -1,0 +1,176 @@
+"""What is expected of every task with every model: success, tokens, price and time.
+
+Until learning supplies better, a model's success is the registry's prior for the domain, moved by the task's
+complexity on the log-odds scale, and tokens are the task's own estimate. A calibration replaces either where it
+has cells. Everything that does not depend on the task is worked out once, when a `Predictor` is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from cp_core.models.registry import Model, Tier
+from cp_core.scoring.config import Complexity, Domain
+
+Doubles = NDArray[np.float64]
+Codes = NDArray[np.intp]
+
+_DOMAINS = {domain.value: code for code, domain in enumerate(Domain)}
+_COMPLEXITIES = {complexity.value: code for code, complexity in enumerate(Complexity)}
+_CERTAIN = 1e-3  # no prediction of a capable model is nearer to 0 or 1 than this
+
+
+class Columns(Protocol):
+    """Tasks as columns of equal length: a DataFrame, or a mapping of arrays for a handful of tasks."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+
+class PredictionPolicy(BaseModel):
+    """Section `prediction` of policies.yaml: priors that hold until outcomes say better."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    complexity_log_odds: dict[Complexity, float] = Field(
+        default={
+            Complexity.SIMPLE: 0.6,
+            Complexity.MODERATE: 0.0,
+            Complexity.COMPLEX: -0.6,
+            Complexity.HIGHLY_COMPLEX: -1.2,
+        },
+        description="What each complexity adds to the log-odds of success; registry priors are for moderate tasks.",
+    )
+    start_seconds: float = Field(default=2.0, ge=0, description="Time until a model's first token.")
+    tokens_per_second: dict[Tier, float] = Field(
+        default={Tier.PREMIUM: 45.0, Tier.MID_PREMIUM: 70.0, Tier.MID_RANGE: 110.0, Tier.BUDGET: 160.0},
+        description="Output tokens a second, by tier.",
+    )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was learned, as tables. An absent cell leaves the prior as it is.
+
+    Attributes:
+        success: probability of success by model, domain and complexity.
+        input_factor: actual over estimated input tokens, by model.
+        output_factor: actual over estimated output tokens, by model.
+    """
+
+    success: Mapping[tuple[str, Domain, Complexity], float] = field(default_factory=dict)
+    input_factor: Mapping[str, float] = field(default_factory=dict)
+    output_factor: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Expectations for n tasks with m models; every array has shape (m, n).
+
+    Attributes:
+        success: probability that the model's work is good enough.
+        input_mean, input_median, output_mean, output_median: tokens.
+        list_usd: price of the mean tokens, without cache, at list price.
+        seconds: time the answer takes.
+    """
+
+    success: Doubles
+    input_mean: Doubles
+    input_median: Doubles
+    output_mean: Doubles
+    output_median: Doubles
+    list_usd: Doubles
+    seconds: Doubles
+
+    @property
+    def tokens(self) -> Doubles:
+        """Mean input and output tokens: what the windows of a subscription are charged."""
+        return self.input_mean + self.output_mean
+
+
+class Predictor:
+    """Predicts for some models.
+
+    Args:
+        models: the m models, in the order of the predictions' rows; a model may stand there twice.
+    """
+
+    def __init__(self, models: Sequence[Model], policy: PredictionPolicy, calibration: Calibration) -> None:
+        self._success = np.array(
+            [
+                [[_success(model, domain, c, policy, calibration) for c in Complexity] for domain in Domain]
+                for model in models
+            ]
+        ).reshape(len(models), len(Domain), len(Complexity))
+        self._input_factor = _column(calibration.input_factor.get(model.name, 1.0) for model in models)
+        self._output_factor = _column(calibration.output_factor.get(model.name, 1.0) for model in models)
+        self._input_usd = _column(_usd_per_token(model.input_usd_per_million) for model in models)
+        self._output_usd = _column(_usd_per_token(model.output_usd_per_million) for model in models)
+        self._seconds_per_token = _column(1 / policy.tokens_per_second[model.tier] for model in models)
+        self._start_seconds = policy.start_seconds
+
+    def predict(self, tasks: Columns) -> Predictions:
+        """Predict every pair.
+
+        Args:
+            tasks: n rows with domain, complexity, input_mean, input_median, output_mean and output_median (tokens).
+
+        Raises:
+            KeyError: a domain or complexity that is not known.
+        """
+        input_mean = self._input_factor * _row(tasks["input_mean"])
+        output_mean = self._output_factor * _row(tasks["output_mean"])
+        return Predictions(
+            success=self._success[
+                :, _codes(tasks["domain"], _DOMAINS), _codes(tasks["complexity"], _COMPLEXITIES)
+            ],
+            input_mean=input_mean,
+            input_median=self._input_factor * _row(tasks["input_median"]),
+            output_mean=output_mean,
+            output_median=self._output_factor * _row(tasks["output_median"]),
+            list_usd=input_mean * self._input_usd + output_mean * self._output_usd,
+            seconds=self._start_seconds + output_mean * self._seconds_per_token,
+        )
+
+
+def shift_log_odds(probability: Doubles, shift: float | Doubles) -> Doubles:
+    """Move probabilities by `shift` on the log-odds scale; 0 and 1 stay where they are."""
+    odds = np.exp(shift)
+    return np.asarray(probability * odds / (1 - probability + probability * odds), dtype=np.float64)
+
+
+def _success(
+    model: Model, domain: Domain, complexity: Complexity, policy: PredictionPolicy, calibration: Calibration
+) -> float:
+    learned = calibration.success.get((model.name, domain, complexity))
+    if learned is not None:
+        return float(np.clip(learned, _CERTAIN, 1 - _CERTAIN))
+    prior = model.capability.get(domain, 0.0)
+    if prior <= 0:
+        return 0.0
+    shift = policy.complexity_log_odds[complexity]
+    return float(shift_log_odds(np.clip(np.array(prior), _CERTAIN, 1 - _CERTAIN), shift))
+
+
+def _codes(names: Iterable[str], positions: Mapping[str, int]) -> Codes:
+    return np.array([positions[name] for name in names], dtype=np.intp)
+
+
+def _usd_per_token(usd_per_million: Decimal) -> float:
+    return float(usd_per_million) / 1e6
+
+
+def _column(values: Iterable[float]) -> Doubles:
+    return np.array(list(values), dtype=np.float64)[:, None]
+
+
+def _row(values: object) -> Doubles:
+    return np.asarray(values, dtype=np.float64)[None, :]

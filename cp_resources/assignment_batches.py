@@ -1,0 +1,110 @@
+"""Rounds of the solver as rows: prices for whoever decides next, and what proves and compares each round."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from datetime import date
+from typing import Any, LiteralString
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from cp_core.assignment.decision import Outcome
+from cp_core.assignment.optimal import Round
+from cp_resources.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Prices of the accounts, and the batch that found them; none before the first batch."""
+
+    by_account: dict[str, float]
+    batch: UUID | None = None
+
+
+class AssignmentBatches:
+    """Table assignment_batches."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def latest(self, strategy: str, config_hash: str) -> Prices:
+        """Prices of the latest round under one configuration and strategy."""
+        found = self._database.fetch(_LATEST, [strategy, config_hash])
+        return Prices(found[0][1], found[0][0]) if found else Prices({})
+
+    def add(
+        self,
+        connection: psycopg.Connection,
+        round: Round,
+        *,
+        day: date,
+        strategy: str,
+        seed: int,
+        start: Prices,
+        config_hash: str,
+        run_id: str | None,
+        seconds: float,
+    ) -> UUID:
+        """Store a round before its decisions are, and return its id.
+
+        `assigned` is what it gave out: a task that another process decides first is in it all the same.
+        """
+        identity = uuid4()
+        row: dict[str, Any] = {
+            "id": identity,
+            "day": day,
+            "strategy": strategy,
+            "seed": seed,
+            "started_from": start.batch,
+            "tasks": len(round.decisions),
+            "assigned": sum(decision.outcome is Outcome.ASSIGNED for decision in round.decisions),
+            "objective": round.objective,
+            "bound": round.bound,
+            "gap": round.gap,
+            "evaluations": round.evaluations,
+            "seconds": seconds,
+            "prices": Jsonb(round.prices),
+            "available": Jsonb(round.available),
+            "lapsing": Jsonb(round.lapsing),
+            "forecast": Jsonb(asdict(round.forecast) if round.forecast else {}),
+            "alternatives": Jsonb(
+                {
+                    "tasks": round.compared,
+                    "of": len(round.decisions),
+                    "strategies": {name: asdict(one) for name, one in round.alternatives.items()},
+                }
+            ),
+            "pruned": Jsonb(round.pruned),
+            "considered": round.considered,
+            "config_hash": config_hash,
+            "run_id": run_id,
+        }
+        connection.execute(_ADD, row)
+        return identity
+
+
+def seed_of(day: date, decisions: int) -> int:
+    """The seed of a round: the same for the same day and number of decisions stored before it."""
+    digest = hashlib.sha256(f"{day.isoformat()}\n{decisions}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")  # fits a signed bigint
+
+
+_LATEST: LiteralString = """
+SELECT id, prices FROM cp.assignment_batches WHERE strategy = %s AND config_hash = %s
+ORDER BY decided_at DESC LIMIT 1
+"""
+
+_ADD: LiteralString = """
+INSERT INTO cp.assignment_batches (
+    id, submission_day, strategy, seed, started_from, tasks, assigned, objective, bound, gap, evaluations, seconds,
+    prices, available, lapsing, forecast, alternatives, pruned, considered, config_hash, run_id
+)
+VALUES (
+    %(id)s, %(day)s, %(strategy)s, %(seed)s, %(started_from)s, %(tasks)s, %(assigned)s, %(objective)s, %(bound)s,
+    %(gap)s, %(evaluations)s, %(seconds)s, %(prices)s, %(available)s, %(lapsing)s, %(forecast)s, %(alternatives)s,
+    %(pruned)s, %(considered)s, %(config_hash)s, %(run_id)s
+)
+"""

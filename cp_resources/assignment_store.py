@@ -1,0 +1,383 @@
+"""What assignment reads and writes: the facts of tasks to be decided, and the decisions, in bulk.
+
+Everything here works in the caller's transaction where it is given a connection. Time is the database's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, LiteralString
+from uuid import UUID
+
+import pandas as pd
+import psycopg
+from psycopg.rows import namedtuple_row
+from psycopg.types.json import Jsonb
+
+from cp_core.assignment.decision import Decision, Outcome, decision_id, reservation_key
+from cp_core.assignment.policy import AssignmentPolicy
+from cp_core.tasks.reasons import TRANSIENT, Reason
+from cp_core.tasks.states import TaskState, require_legal
+from cp_resources.assignment_attempts import relaxation
+from cp_resources.database import Database
+from cp_resources.ledger import reservation_transfers
+
+Row = Any
+"""A named tuple with the columns of `_FACTS`."""
+
+_CAPS_LOCK = 0x6370_7763  # any number that only those who fill capped workspaces take
+_to_json = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What the decisions of one go have in common.
+
+    Attributes:
+        path: which way decided, see `assignments.path`.
+        batch: row of assignment_batches that they were decided in, or took prices of.
+    """
+
+    strategy: str
+    config_hash: str
+    path: str
+    run_id: str | None = None
+    batch: UUID | None = None
+
+
+class Facts:
+    """What is known of some tasks, and the ids that decisions about them get."""
+
+    def __init__(self, rows: Iterable[Row], config_hash: str) -> None:
+        self.rows: dict[int, Row] = {row.task: row for row in rows}
+        self.ids: dict[int, UUID] = {
+            task: decision_id(row.task_id, row.decisions, config_hash) for task, row in self.rows.items()
+        }
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def now(self) -> datetime:
+        """The database's time at which they were read; there must be some."""
+        return next(iter(self.rows.values())).now  # type: ignore[no-any-return]
+
+    @property
+    def last_attempts(self) -> dict[str, int] | None:
+        """How the last inline attempts at them ended, by outcome; None when there was none."""
+        return dict(Counter(row.last_attempt for row in self.rows.values() if row.last_attempt)) or None
+
+    def frame(self) -> pd.DataFrame:
+        """One row a task, as strategies read it."""
+        return pd.DataFrame(list(self.rows.values())).assign(
+            decision_id=pd.Series(list(self.ids.values()), dtype=object),
+            tiers_either_side=[relaxation(row.last_attempt) for row in self.rows.values()],
+        )
+
+
+class AssignmentStore:
+    """Tasks to be decided, and decisions."""
+
+    def __init__(self, database: Database, policy: AssignmentPolicy) -> None:
+        self._database = database
+        self._policy = policy
+
+    def due(self, day: date, due: datetime, limit: int | None) -> list[int]:
+        """Scored tasks of a day that were due at `due`, the most valuable first."""
+        rows = self._database.fetch(_DUE, {"day": day, "due": due, "limit": limit})
+        return [task for (task,) in rows]
+
+    def decisions_of(self, day: date) -> int:
+        """How many decisions are stored about the tasks of a day."""
+        [(count,)] = self._database.fetch(
+            "SELECT count(*) FROM cp.assignments WHERE submission_day = %s", [day]
+        )
+        return int(count)
+
+    def read(
+        self,
+        connection: psycopg.Connection,
+        tasks: Sequence[int],
+        due: datetime | None,
+        config_hash: str,
+        *,
+        lock: bool = False,
+    ) -> Facts:
+        """The facts of those of `tasks` that are due at `due` (None: any that is open).
+
+        Args:
+            lock: keep the rows until the transaction ends, and leave out those that another one keeps.
+        """
+        parameters = {"tasks": list(tasks), "due": due or "infinity", "transient": sorted(TRANSIENT)}
+        with connection.cursor(row_factory=namedtuple_row) as cursor:
+            query = _LOCKED_TASKS if lock else _TASKS
+            return Facts(cursor.execute(query, parameters).fetchall(), config_hash)
+
+    def lock_unchanged(self, connection: psycopg.Connection, rows: Sequence[Row]) -> set[int]:
+        """Lock the tasks that are as they were when their facts were read, and that nobody else has locked."""
+        versions = {row.task: row.version for row in rows}
+        found = connection.execute(_LOCK, {"tasks": list(versions)}).fetchall()
+        return {task for task, version in found if version == versions[task]}
+
+    def busy(
+        self, connection: psycopg.Connection, workspaces: Iterable[str], *, lock: bool = False
+    ) -> dict[str, int]:
+        """Tasks assigned or running, by workspace, of some workspaces.
+
+        Args:
+            lock: let nobody else who asks so fill them until the transaction ends.
+        """
+        names = sorted(workspaces)
+        if not names:
+            return {}
+        if lock:
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (_CAPS_LOCK,))
+        return dict(connection.execute(_BUSY, (names,)).fetchall())
+
+    def store(
+        self,
+        connection: psycopg.Connection,
+        facts: Facts,
+        decisions: Sequence[Decision],
+        stamp: Stamp,
+        waits: Mapping[int, float] | None = None,
+    ) -> dict[int, TaskState]:
+        """Store decisions about locked tasks, move the tasks, and return the states of those that moved.
+
+        A deferral for the same reason as before is no new decision: the task waits on, and the old row stands.
+
+        Args:
+            waits: seconds until some tasks that are deferred are looked at again; the policy says it for the others.
+        """
+        if not decisions:
+            return {}
+        waits = waits or {}
+        moves = [_Move.of(decision, facts.rows[decision.task], self._policy) for decision in decisions]
+        new = [
+            (decision, facts.rows[decision.task])
+            for decision, move in zip(decisions, moves, strict=True)
+            if not move.is_repeated
+        ]
+        numbers = connection.execute(_NUMBERS, (len(new),)).fetchall()
+        assignment_of = {decision.task: number for (decision, _), (number,) in zip(new, numbers, strict=True)}
+        with connection.cursor().copy(_COPY) as copy:
+            for decision, row in new:
+                identity = facts.ids[decision.task]
+                copy.write_row(_stored(assignment_of[decision.task], identity, decision, row, stamp))
+        moved = connection.execute(
+            _MOVE,
+            {
+                "tasks": [move.task for move in moves],
+                "before": [move.before.value for move in moves],
+                "states": [move.state.value for move in moves],
+                "reasons": [move.reason and move.reason.value for move in moves],
+                "models": [decision.model for decision in decisions],
+                "assignments": [assignment_of.get(move.task) for move in moves],
+                "waits": [float(waits.get(move.task, move.wait_seconds)) for move in moves],
+            },
+        ).rowcount
+        if moved != len(moves):
+            raise RuntimeError(f"{len(moves)} locked tasks were decided, but {moved} could be moved")
+        return {move.task: move.state for move in moves if move.state is not move.before}
+
+    def announce(
+        self, connection: psycopg.Connection, kind: str, subject: str | None, payload: Mapping[str, Any]
+    ) -> None:
+        """Add an event."""
+        connection.execute(
+            "INSERT INTO cp.events (kind, subject, payload) VALUES (%s, %s, %s)",
+            (kind, subject, Jsonb(dict(payload))),
+        )
+
+    def standing(self, task_id: str) -> tuple[Any, ...] | None:
+        """State of a task and its newest decision: outcome, reason, plan, cost, explanation with prices, config."""
+        found = self._database.fetch(_STANDING, [task_id])
+        return found[0] if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """Where a decision takes its task."""
+
+    task: int
+    before: TaskState
+    state: TaskState
+    reason: Reason | None
+    wait_seconds: float
+    is_repeated: bool
+
+    @classmethod
+    def of(cls, decision: Decision, row: Row, policy: AssignmentPolicy) -> _Move:
+        before = TaskState(row.state)
+        state, reason = _next_state(decision, row)
+        if state is not before:
+            require_legal(before, state)
+        waits = decision.outcome is Outcome.DEFERRED and decision.reason is not None
+        return cls(
+            decision.task,
+            before,
+            state,
+            reason,
+            policy.wait_seconds(decision.reason, row.waited_seconds)
+            if waits and decision.reason is not None
+            else 0.0,
+            state is before and reason == row.reason,
+        )
+
+
+def _next_state(decision: Decision, row: Row) -> tuple[TaskState, Reason | None]:
+    """Where a decision takes its task, and the reason that the task then shows.
+
+    A task that was done, not well enough, and that no other model may be given has failed; one that nobody
+    could do is dead.
+    """
+    if decision.outcome is Outcome.ASSIGNED:
+        return TaskState.ASSIGNED, None
+    if decision.outcome is Outcome.DEFERRED:
+        return TaskState.DEFERRED, decision.reason
+    if decision.reason is Reason.NO_ELIGIBLE_PLAN and row.was_done_poorly:
+        return TaskState.FAILED, Reason.LOW_QUALITY
+    return TaskState.DEAD, decision.reason
+
+
+def _stored(number: int, identity: UUID, decision: Decision, row: Row, stamp: Stamp) -> tuple[Any, ...]:
+    """The columns of `_COPY`. Arrays and JSON as text: adapting them one by one takes longer than all the rest."""
+    transfers = reservation_transfers(reservation_key(identity, 1), decision.amounts)
+    return (
+        number,
+        identity,
+        decision.task,
+        row.submission_day,
+        stamp.strategy,
+        decision.outcome.value,
+        decision.reason and decision.reason.value,
+        decision.model,
+        decision.funding,
+        _to_json([stage.as_json() for stage in decision.plan]) if decision.plan else None,
+        decision.expected_cost_usd,
+        f"{{{','.join(map(str, transfers))}}}",
+        _to_json(decision.explanation),
+        stamp.config_hash,
+        stamp.run_id,
+        stamp.path,
+        stamp.batch,
+        decision.propensity,
+    )
+
+
+# A task that waits for others is due as soon as they have all succeeded, or one of them cannot any more.
+_IS_DUE: LiteralString = """
+t.state IN ('queued', 'deferred') AND (
+    t.available_at <= %(due)s::timestamptz
+    OR t.reason = 'DEPENDENCY_PENDING' AND (
+        EXISTS (
+            SELECT FROM cp.tasks d
+            WHERE d.task_id = ANY(t.dependencies) AND d.state IN ('failed', 'dead', 'cancelled')
+        )
+        OR NOT EXISTS (
+            SELECT FROM unnest(t.dependencies) AS wanted (task_id)
+            LEFT JOIN cp.tasks d USING (task_id)
+            WHERE d.state IS DISTINCT FROM 'succeeded'
+        )
+    )
+)
+"""
+
+_DUE: LiteralString = f"""
+SELECT t.id
+FROM cp.tasks t JOIN cp.task_scores s ON s.task = t.id
+WHERE t.submission_day = %(day)s AND {_IS_DUE}
+ORDER BY s.effective_score DESC, t.deadline, t.id
+LIMIT %(limit)s
+"""
+
+# xmin names the transaction that wrote the row last: the row is as it was read while that is the same.
+_TASK_COLUMNS: LiteralString = """
+    SELECT id, task_id, submission_day, state, reason, workspace, deadline, dependencies, available_at, submitted_at,
+        state_changed_at, assignment_attempts_left, xmin::text AS version
+    FROM cp.tasks WHERE id = ANY(%(tasks)s::bigint[])
+"""
+
+# A listed task may be due no longer: another assigner may have decided it. That is asked outside the fence,
+# so that the rows are found by primary key.
+_FACTS: LiteralString = f"""
+SELECT t.id AS task, t.task_id, t.submission_day, t.state, t.reason, t.deadline, t.workspace, t.version, now() AS now,
+    t.assignment_attempts_left AS attempts_left,
+    (SELECT a.outcome FROM cp.assignment_attempts a WHERE a.task = t.id ORDER BY a.id DESC LIMIT 1) AS last_attempt,
+    extract(epoch FROM now() - t.state_changed_at)::float8 AS waited_seconds,
+    extract(epoch FROM now() - t.submitted_at)::float8 / 3600 AS waiting_hours,
+    s.effective_score AS value_score, s.domain, s.complexity, s.risk,
+    s.input_mean, s.input_median, s.input_high, s.output_mean, s.output_median, s.output_high,
+    dependency.failed AS dependencies_failed, dependency.pending AS dependencies_pending,
+    failure.models AS failed_models, coalesce(failure.is_poor, false) AS was_done_poorly,
+    (SELECT count(*) FROM cp.assignments a WHERE a.task = t.id) AS decisions
+FROM chosen t
+JOIN cp.task_scores s ON s.task = t.id
+CROSS JOIN LATERAL (
+    SELECT array_agg(wanted.task_id) FILTER (WHERE d.state IN ('failed', 'dead', 'cancelled')) AS failed,
+        array_agg(wanted.task_id) FILTER (
+            WHERE d.state IS NULL OR d.state NOT IN ('succeeded', 'failed', 'dead', 'cancelled')
+        ) AS pending
+    FROM unnest(t.dependencies) AS wanted (task_id)
+    LEFT JOIN cp.tasks d USING (task_id)
+) AS dependency
+CROSS JOIN LATERAL (
+    SELECT array_agg(DISTINCT e.model) AS models, bool_or(e.reason = 'LOW_QUALITY') AS is_poor
+    FROM cp.executions e
+    WHERE e.task = t.id AND e.state = 'failed' AND e.reason <> ALL(%(transient)s::text[])
+) AS failure
+WHERE {_IS_DUE}
+"""
+
+_TASKS: LiteralString = f"WITH chosen AS MATERIALIZED ({_TASK_COLUMNS}) {_FACTS}"
+_LOCKED_TASKS: LiteralString = (
+    f"WITH chosen AS MATERIALIZED ({_TASK_COLUMNS} FOR NO KEY UPDATE SKIP LOCKED) {_FACTS}"
+)
+_LOCK: LiteralString = """
+SELECT id, xmin::text FROM cp.tasks WHERE id = ANY(%(tasks)s::bigint[]) FOR NO KEY UPDATE SKIP LOCKED
+"""
+
+_BUSY: LiteralString = """
+SELECT workspace, count(*) FROM cp.tasks
+WHERE state IN ('assigned', 'running') AND workspace = ANY(%s::text[])
+GROUP BY workspace
+"""
+
+_NUMBERS: LiteralString = "SELECT nextval('cp.assignments_id_seq') FROM generate_series(1, %s)"
+
+_COPY: LiteralString = """
+COPY cp.assignments (id, decision_id, task, submission_day, strategy, outcome, reason, model, funding, plan,
+    expected_cost_usd, transfers, explanation, config_hash, run_id, path, batch, propensity) FROM STDIN
+"""
+
+_MOVE: LiteralString = """
+WITH decided AS MATERIALIZED (
+    SELECT * FROM unnest(%(tasks)s::bigint[], %(before)s::text[], %(states)s::text[], %(reasons)s::text[],
+        %(models)s::text[], %(assignments)s::bigint[], %(waits)s::float8[])
+        AS r (task, state_before, state, reason, model, assignment, wait_seconds)
+)
+UPDATE cp.tasks t
+SET state = r.state, reason = r.reason, model = r.model,
+    assignment_attempts_left = CASE WHEN r.state = 'assigned' THEN 3 ELSE t.assignment_attempts_left END,
+    assignment = coalesce(r.assignment, t.assignment),
+    available_at = now() + make_interval(secs => r.wait_seconds),
+    state_changed_at = CASE WHEN r.state = t.state THEN t.state_changed_at ELSE now() END
+FROM decided r
+WHERE t.id = r.task AND t.state = r.state_before
+"""
+
+# The prices of a batch are stored with the batch, and are part of what explains its decisions.
+_STANDING: LiteralString = """
+SELECT t.state, a.outcome, a.reason, a.plan, a.expected_cost_usd,
+    a.explanation || CASE WHEN b.prices IS NULL THEN '{}' ELSE jsonb_build_object('prices', b.prices) END,
+    a.config_hash
+FROM cp.tasks t
+JOIN cp.assignments a ON a.task = t.id
+LEFT JOIN cp.assignment_batches b ON b.id = a.batch
+WHERE t.task_id = %s
+ORDER BY a.id DESC LIMIT 1
+"""
