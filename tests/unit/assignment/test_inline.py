@@ -161,7 +161,9 @@ def test_without_any_model_there_is_a_reason():
     for strategy in (Strategy.TIERED, Strategy.MAXIMIZE_VALUE):
         decision = decided(market_task(), at(), strategy=strategy, models=none, catalogue=empty)
         assert decision.reason is Reason.NO_ELIGIBLE_PLAN
-    assert [made.reason for made in decide(market_task(), models=empty).decisions] == [Reason.NO_ELIGIBLE_PLAN]
+    assert [made.reason for made in decide(market_task(), models=empty).decisions] == [
+        Reason.NO_ELIGIBLE_PLAN
+    ]
 
 
 def test_a_clock_that_ran_backwards_adds_nothing_to_a_value():
