@@ -22,17 +22,27 @@ def up(
     Ctrl-C stops everything that was started.
     """
     from cp_cli.stack import ProcessEndedError, Stack
+    from cp_resources.configuration import load_configuration
+    from cp_resources.providers.endpoint import unset_keys
     from cp_resources.settings import Settings
 
     typer.echo("Starting ...")
+    settings = Settings()
     try:
-        with Stack(Settings(), port=port, simulate=simulate, webserver=webserver) as stack:
+        with Stack(settings, port=port, simulate=simulate, webserver=webserver) as stack:
             if webserver:
                 typer.echo(f"Dagster    {stack.webserver_url}")
             if stack.simulator_url:
                 typer.echo(f"Simulator  {stack.simulator_url}")
             typer.echo(f"Database   {stack.database_address}")
             typer.echo(f"Logs       {stack.logs}")
+            if not simulate and (
+                unset := unset_keys(load_configuration(settings.config_dir).registry, settings)
+            ):
+                typer.echo(
+                    f"No key in {', '.join(unset)}: runs with tasks for these providers' models will fail. Set "
+                    "them, or start with --simulate."
+                )
             typer.echo("Ready. Ctrl-C stops all of it.")
             try:
                 while True:

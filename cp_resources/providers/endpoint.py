@@ -42,6 +42,19 @@ def provider_endpoint(
     return Endpoint(provider.base_url.rstrip("/"), SecretStr(key)) if key else None
 
 
+def unset_keys(
+    registry: ModelRegistry, settings: Settings, environment: Mapping[str, str] = os.environ
+) -> list[str]:
+    """The environment variables that hold no key, of providers with an enabled model. None with a simulator."""
+    used = {model.provider for model in registry.models.values() if model.enabled}
+    providers = [registry.providers[name] for name in sorted(used)]
+    return [
+        provider.api_key_env
+        for provider in providers
+        if provider_endpoint(provider, settings, environment) is None
+    ]
+
+
 def require_keys(models: Iterable[str], registry: ModelRegistry, reachable: Iterable[str]) -> None:
     """Fail unless the provider of each of `models` is among the `reachable` ones.
 

@@ -26,12 +26,19 @@ from cp_core.execution.prompt import Prompt
 from cp_core.models.registry import ModelRegistry, Provider, Wire
 from cp_core.scoring.config import Domain
 from cp_core.tasks.reasons import Reason
+from cp_resources.configuration import load_configuration
 from cp_resources.providers.anthropic_messages import AnthropicMessagesClient
-from cp_resources.providers.endpoint import Endpoint, ProviderKeyError, provider_endpoint, require_keys
+from cp_resources.providers.endpoint import (
+    Endpoint,
+    ProviderKeyError,
+    provider_endpoint,
+    require_keys,
+    unset_keys,
+)
 from cp_resources.providers.openai_chat import OpenAIChatClient
 from cp_resources.providers.transport import Connections, tls_context
 from cp_resources.providers.wire import ChatClient, ChatRequest, Completion, ProviderError
-from cp_resources.settings import Settings
+from cp_resources.settings import PROJECT_ROOT, Settings
 
 TLS = tls_context()
 KEY = "planted-secret-7f3a"
@@ -369,3 +376,23 @@ def test_a_missing_key_is_told_with_the_variable_to_set_and_the_models_that_need
     require_keys({"other", "model of a former configuration"}, registry, {"two"})
     with pytest.raises(ProviderKeyError, match=r"ONE_KEY \(for large, small\)"):
         require_keys({"small", "large", "other"}, registry, {"two"})
+
+
+def test_variables_without_a_key_are_named_for_enabled_models_only() -> None:
+    registry = load_configuration(PROJECT_ROOT / "config").registry
+    variables = {provider.api_key_env for provider in registry.providers.values()}
+    kept = registry.models["claude-opus-5-5"]
+    one_model = registry.model_copy(
+        update={
+            "models": {
+                name: model.model_copy(update={"enabled": model is kept})
+                for name, model in registry.models.items()
+            }
+        }
+    )
+
+    assert set(unset_keys(registry, Settings(simulator_url=None), {"OPENAI_API_KEY": KEY})) == variables - {
+        "OPENAI_API_KEY"
+    }
+    assert unset_keys(one_model, Settings(simulator_url=None), {}) == ["ANTHROPIC_API_KEY"]
+    assert unset_keys(registry, Settings(simulator_url="http://127.0.0.1:9"), {}) == []
