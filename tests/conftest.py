@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from hypothesis import settings
 
 from cp_resources import migrate
 from cp_resources.database import Database
@@ -26,6 +27,10 @@ SESSION_HOME = "CP_TEST_SESSION_HOME"
 SHARED_DATA = "CP_SHARED_DATA"
 SHARED_DATA_DEFAULT = Path(__file__).resolve().parents[2] / "shared" / "data"
 TEMPLATE = "migrated"
+
+# On a busy machine an example takes as long as it takes; how long is no property of the code.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:

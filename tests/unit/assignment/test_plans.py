@@ -12,7 +12,7 @@ from cp_core.assignment.plans import CheckPolicy, PlanBook, PlanPolicy, escalati
 from cp_core.assignment.predict import Calibration, PredictionPolicy, Predictor, shift_log_odds
 from cp_core.models.registry import Tier
 from cp_core.scoring.config import Complexity, Domain
-from tests.unit.assignment.hand_made import MODELS, registry
+from hand_made import MODELS, registry
 
 TASK = {
     "domain": ["backend"],
