@@ -184,7 +184,7 @@ class Planner:
             if not found.is_scored:
                 raise TaskNotScoredError(f"task {task_id} has no value score yet: score it first")
             made = self._decide(connection, found, path, timer)
-            timer.next("commit", connection)
+            timer.next("commit")
         return replace(made, seconds=timer.seconds)
 
     def _open(self, timer: _Timer) -> None:
@@ -240,7 +240,7 @@ class Planner:
 
     def _answer(self, going: _Going) -> Answer:
         """Decide with the balances of now."""
-        going.timer.next("decide", going.connection)
+        going.timer.next("decide")
         row, telemetry = going.facts.rows[going.found.id], going.telemetry
         with telemetry.step("decide", self._clock):
             answer = self._desk.decide(
@@ -270,7 +270,7 @@ class Planner:
     def _made(self, going: _Going, decision: Decision, replans: int, is_cached: bool) -> Decided:
         """Store a decision with all that follows from it, but for the reservation."""
         connection, facts, timer, task = going.connection, going.facts, going.timer, decision.task
-        timer.next("store", connection)
+        timer.next("store")
         config_hash, strategy = self._configuration.content_hash, self._policies.assignment.strategy.value
         steps = {}
         if self._policies.flags.retry_policy_v2:
@@ -281,11 +281,6 @@ class Planner:
         stamp = Stamp(strategy, config_hash, going.path, batch=going.found.batch)
         with going.telemetry.step("store", self._clock):
             moved = self._store.store(connection, facts, [decision], stamp, waits)
-            Outbox.add(connection, notices_about(moved))
-            attempts.follow(connection, steps, going.path)
-        self._store.announce(
-            connection, INLINE_EVENT, decision.task_id, self._event(going, decision, replans)
-        )
         attempt = self._attempt(
             decision.task_id,
             going.path,
@@ -296,7 +291,12 @@ class Planner:
             is_cached=is_cached,
         )
         either_side = attempts.relaxation(facts.rows[task].last_attempt)
-        attempts.record(connection, [replace(attempt, tiers_either_side=either_side)])
+        event = self._event(going, decision, replans)
+        with connection.pipeline():  # nobody waits for what these return
+            Outbox.add(connection, notices_about(moved))
+            attempts.follow(connection, steps, going.path)
+            self._store.announce(connection, INLINE_EVENT, decision.task_id, event)
+            attempts.record(connection, [replace(attempt, tiers_either_side=either_side)])
         return Decided(
             task_id=decision.task_id,
             state=moved.get(task, TaskState(going.found.state)),
@@ -441,7 +441,7 @@ class _Timer:
         return left
 
     def next(self, step: str, connection: psycopg.Connection | None = None) -> None:
-        """Begin a step: no statement of the transaction may wait or run beyond the deadline."""
+        """Begin a step; with a connection, no statement from here on may wait or run longer than what is left."""
         self.step = step
         left = self.left
         if connection is not None:
