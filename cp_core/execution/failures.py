@@ -6,9 +6,9 @@ Sources: the error references of OpenAI (platform.openai.com/docs/guides/error-c
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
+from cp_core.execution.scrubbing import strike_secrets, strike_values
 from cp_core.models.registry import Wire
 from cp_core.tasks.reasons import Reason
 
@@ -116,17 +116,12 @@ def finish_reason(wire: Wire, finish: str, *, refused: bool = False) -> Reason |
     return FINISHES.get((wire, finish)) or (Reason.REFUSED if refused else None)
 
 
-_CREDENTIAL = re.compile(r"\b(?:sk|pk|key|gsk|xai|AIza)[-_][\w*.-]{4,}|\bAIza[\w-]{8,}|(?<=Bearer )\S+")
-
-
 def scrub(text: str, secrets: tuple[str, ...] = ()) -> str:
     """What may be stored and logged of a provider's words: no keys, no control characters, 500 characters.
 
     Args:
         secrets: values that must not appear, such as the key of the call; what looks like a key goes too.
     """
-    for secret in filter(None, secrets):
-        text = text.replace(secret, "[key]")
-    text = _CREDENTIAL.sub("[key]", text[: 20 * ERROR_TEXT_LIMIT])
+    text = strike_secrets(strike_values(text, secrets)[: 20 * ERROR_TEXT_LIMIT])
     printable = "".join(character if character.isprintable() else " " for character in text)
     return " ".join(printable.split())[:ERROR_TEXT_LIMIT]
