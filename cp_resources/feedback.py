@@ -17,6 +17,7 @@ from cp_core.tasks.reasons import Reason
 from cp_core.tasks.states import VERDICT_MOVES, TaskState
 from cp_resources.database import Database
 from cp_resources.errors import UserError
+from cp_resources.events import announce
 from cp_resources.secrets import known_secrets
 
 RESCORED = "quality.rescored"
@@ -102,7 +103,7 @@ class FeedbackStore:
                 },
             )
             [row] = _rows(connection, _NEWEST, {"task": task["id"]})
-            connection.execute(_ANNOUNCE, {"kind": RESCORED, "task_id": task_id, "payload": _payload(row)})
+            announce(connection, RESCORED, task_id, _payload(row))
         return _rescored(row, is_new=True)
 
     def _standing(
@@ -194,10 +195,10 @@ def _rescored(row: Mapping[str, Any], *, is_new: bool) -> Rescored:
     )
 
 
-def _payload(row: Mapping[str, Any]) -> Jsonb:
+def _payload(row: Mapping[str, Any]) -> dict[str, Any]:
     names = ("execution", "attempt", "model", "source", "quality_before", "quality_after")
     states = {"state_before": row["state_before"], "state_after": row["state_after"]}
-    return Jsonb({**{name: row[name] for name in names}, "by": row["reported_by"], **states})
+    return {**{name: row[name] for name in names}, "by": row["reported_by"], **states}
 
 
 def _rows(
@@ -241,7 +242,4 @@ _RESCORE_AND_JUDGE: LiteralString = """
 _MOVE: LiteralString = """
     UPDATE cp.tasks SET state = %(state)s, reason = %(reason)s, state_changed_at = clock_timestamp()
     WHERE id = %(task)s AND state = %(expected)s
-"""
-_ANNOUNCE: LiteralString = """
-    INSERT INTO cp.events (kind, subject, payload) VALUES (%(kind)s, %(task_id)s, %(payload)s)
 """

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cp_core.assignment.policy import AssignmentPolicy
 from cp_core.execution.policy import ExecutionPolicy
+from cp_core.execution.request_log import RequestLogPolicy
 
 
 class Policies(BaseModel):
@@ -15,3 +16,4 @@ class Policies(BaseModel):
 
     assignment: AssignmentPolicy = AssignmentPolicy()
     execution: ExecutionPolicy = ExecutionPolicy()
+    request_log: RequestLogPolicy = RequestLogPolicy()

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from cp_core.models.registry import Model, ModelRegistry, Provider, Wire
 from cp_resources.errors import UserError
+from cp_resources.secrets import name_secret
 from cp_resources.settings import Settings
 
 SIMULATED_KEY = "simulated"
@@ -38,6 +39,7 @@ def provider_endpoint(
         prefix = "/v1" if provider.wire is Wire.OPENAI_CHAT else ""
         address = f"{settings.simulator_url.rstrip('/')}/{provider.name}{prefix}"
         return Endpoint(address, SecretStr(SIMULATED_KEY))
+    name_secret(provider.api_key_env)
     key = environment.get(provider.api_key_env, "").strip()
     return Endpoint(provider.base_url.rstrip("/"), SecretStr(key)) if key else None
 

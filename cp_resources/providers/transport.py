@@ -24,6 +24,7 @@ from cp_core.execution.retry import retry_after_seconds
 from cp_core.models.registry import Wire
 from cp_core.tasks.reasons import Reason
 from cp_resources.providers.wire import ProviderError
+from cp_resources.request_log import exchange
 
 KEEPALIVE_SECONDS = 4.0
 """Below the five seconds after which common servers close an idle connection."""
@@ -159,14 +160,16 @@ async def _exchange(
     content = json.dumps(body, ensure_ascii=True).encode()
     sent = {"content-type": "application/json", "accept-encoding": "identity", **headers}
     received = bytearray()
-    async with (
-        connections.one() as http,
-        http.stream("POST", url, content=content, headers=sent) as response,
-    ):
-        async for chunk in response.aiter_raw():
-            received += chunk
-            if len(received) > limit_bytes:
-                return response, bytes(received), False
+    with exchange("POST", url, sent, content) as seen:
+        async with (
+            connections.one() as http,
+            http.stream("POST", url, content=content, headers=sent) as response,
+        ):
+            seen.status, seen.headers, seen.received = response.status_code, response.headers, received
+            async for chunk in response.aiter_raw():
+                received += chunk
+                if len(received) > limit_bytes:
+                    return response, bytes(received), False
     return response, bytes(received), True
 
 

@@ -76,6 +76,7 @@ class ChatWorker:
             headers={
                 "x-control-panel-task": quote(claimed.task_id, safe="/:@#+,=~ "),
                 "x-control-panel-attempt": str(claimed.attempt),
+                **({"x-control-panel-run": quote(claimed.run_id)} if claimed.run_id else {}),
             },
         )
 
