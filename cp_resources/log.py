@@ -12,7 +12,6 @@ import structlog
 from cp_core.execution.scrubbing import strike_secrets
 from cp_resources.secrets import known_secrets
 
-
 HTTP_LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy")
 """Loggers of the HTTP client. Their debug lines show what a provider answered, a key that it echoes included."""
 

@@ -34,6 +34,7 @@ from cp_core.tasks.states import TaskState
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database, DatabaseUnavailableError
 from cp_resources.executions import ClaimedTask, ExecutionStore, Finished, OpenTasks
+from cp_resources.health import start_up
 from cp_resources.ledger import Ledger
 from cp_resources.log import logger
 from cp_resources.providers.endpoint import require_keys
@@ -136,6 +137,7 @@ def drain(
         assign_again: assigns the day's queued tasks, and those deferred whose time has come.
 
     Raises:
+        UnfitError: the database has not the tables that this code works with.
         ProviderKeyError: tasks are assigned to models whose provider has no key.
         DatabaseUnavailableError: the database stayed away.
     """
@@ -144,6 +146,10 @@ def drain(
     async def work() -> tuple[DrainSummary, int | None]:
         policy = configuration.policies.execution
         bind_contextvars(day=str(day), run=run_id)
+        for finding in await asyncio.to_thread(start_up, database, settings):
+            logger(__name__).warning(
+                "start-up check", check=finding.check, found=finding.found, todo=finding.todo
+            )
         async with ChatWorker(configuration.registry, policy, settings) as kind:
             owner = f"{worker_name}-{uuid4().hex[:8]}"
             worker = _Drain(store, kind, configuration, day, owner, run_id, on_progress, assign_again)

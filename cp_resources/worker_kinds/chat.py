@@ -34,7 +34,7 @@ class ChatWorker:
             if endpoint:
                 connections = Connections(policy, tls, through_proxy=settings.simulator_url is None)
                 self._connections.append(connections)
-                self._clients[provider.name] = _client(connections, provider, endpoint, policy)
+                self._clients[provider.name] = chat_client(connections, provider, endpoint, policy)
 
     async def __aenter__(self) -> Self:
         return self
@@ -99,9 +99,10 @@ class ChatWorker:
         )
 
 
-def _client(
+def chat_client(
     connections: Connections, provider: Provider, endpoint: Endpoint, policy: ExecutionPolicy
 ) -> ChatClient:
+    """The client that speaks the provider's wire."""
     match provider.wire:
         case Wire.OPENAI_CHAT:
             return OpenAIChatClient(connections, provider, endpoint, policy)
