@@ -27,6 +27,7 @@ from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.ledger import Ledger
 from cp_resources.request_log import RequestLog, exchange, kept_by, request_log
+from cp_resources.secrets import known_secrets, name_secret
 from cp_resources.settings import Settings
 from cp_resources.worker import DrainSummary, drain
 
@@ -279,3 +280,21 @@ def test_log_lines_of_any_module_carry_the_ids_and_no_secret(
     assert "planted-secret-1" not in line
     assert "pass@word1" not in line
     assert "sk-abcd1234" not in line
+
+
+def test_secrets_are_known_by_the_names_of_their_variables_and_by_configuration() -> None:
+    environment = {
+        "OPENAI_API_KEY": "openai-secret",
+        "GITHUB_TOKEN": "github-secret",
+        "SECRET_KEY_BASE": "base-secret",
+        "DB_URL": "postgresql://owner:pass%40word@db/x",
+        "TOKENIZERS_PARALLELISM": "parallelism",
+        "HOME": "/home/grace",
+        "SHORT_KEY": "abc",
+        "MY_CLAUDE_1": "named-in-models-yaml",
+    }
+    expected = {"openai-secret", "github-secret", "base-secret", "pass%40word", "pass@word"}
+
+    assert set(known_secrets(environment)) == expected
+    name_secret("MY_CLAUDE_1")
+    assert set(known_secrets(environment)) == {*expected, "named-in-models-yaml"}
