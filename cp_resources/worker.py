@@ -41,7 +41,7 @@ from cp_resources.providers.endpoint import require_keys
 from cp_resources.request_log import kept_by, request_log
 from cp_resources.settings import Settings
 from cp_resources.worker_kinds import WorkerKind
-from cp_resources.worker_kinds.chat import ChatWorker
+from cp_resources.worker_kinds.by_provider import WorkersByProvider
 
 PREFETCH = 2
 """Tasks held per call in flight, so that a call that ends is followed by the next one at once."""
@@ -150,7 +150,7 @@ def drain(
             logger(__name__).warning(
                 "start-up check", check=finding.check, found=finding.found, todo=finding.todo
             )
-        async with ChatWorker(configuration.registry, policy, settings) as kind:
+        async with WorkersByProvider(configuration.registry, policy, settings) as kind:
             owner = f"{worker_name}-{uuid4().hex[:8]}"
             worker = _Drain(store, kind, configuration, day, owner, run_id, on_progress, assign_again)
             with (
