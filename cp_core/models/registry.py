@@ -147,7 +147,10 @@ class Provider(_Declared):
                 raise PydanticCustomError(
                     "command",
                     "unknown placeholder {name}; known: {known}",
-                    {"name": f"{{{name}}}", "known": ", ".join(f"{{{known}}}" for known in COMMAND_PLACEHOLDERS)},
+                    {
+                        "name": f"{{{name}}}",
+                        "known": ", ".join(f"{{{known}}}" for known in COMMAND_PLACEHOLDERS),
+                    },
                 )
         return command
 
