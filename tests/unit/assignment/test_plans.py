@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hand_made import MODELS, registry
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,6 @@ from cp_core.assignment.plans import CheckPolicy, PlanBook, PlanPolicy, escalati
 from cp_core.assignment.predict import Calibration, PredictionPolicy, Predictor, shift_log_odds
 from cp_core.models.registry import Tier
 from cp_core.scoring.config import Complexity, Domain
-from hand_made import MODELS, registry
 
 TASK = {
     "domain": ["backend"],
