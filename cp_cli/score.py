@@ -36,6 +36,7 @@ def score(
     """
     _refuse_contradictions(override, reason, clear_override)
 
+    from cp_cli.person import login_name
     from cp_resources import connect
     from cp_resources.scores import ScoreStore
     from cp_resources.settings import Settings
@@ -46,9 +47,9 @@ def score(
         if store.score(task_id) is None:
             _score_now(task_id, database, settings)
         if override is not None:
-            store.override_score(task_id, override, reason, by or _login_name())
+            store.override_score(task_id, override, reason, by or login_name())
         if clear_override:
-            store.clear_override(task_id, by or _login_name())
+            store.clear_override(task_id, by or login_name())
         stored = store.score(task_id)
     if stored is None:
         raise AssertionError(f"task {task_id} was scored and has no score")
@@ -83,17 +84,6 @@ def _score_now(task_id: str, database: Database, settings: Settings) -> None:
     configuration = load_configuration(settings.config_dir)
     store = ScoreStore(database)
     store.write_scores(score_tasks(store.task(task_id), configuration.scoring), configuration.content_hash)
-
-
-def _login_name() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # no such user on this machine, as in a container
-        from cp_resources.errors import UserError
-
-        raise UserError("nobody is logged in by name here: say who overrides with --by NAME") from None
 
 
 def _factors(stored: dict[str, Any]) -> Table:

@@ -283,6 +283,13 @@ def is_up(home: Path) -> bool:
     return bool(processes_of(home))
 
 
+def webserver_url_of(home: Path) -> str | None:
+    """Address of the webserver of the stack that runs on `home`, as it wrote it down; None without one."""
+    lock = home / LOCK
+    said = lock.read_text().strip().rpartition(", ")[2] if lock.exists() else ""
+    return said if said.startswith("http") else None
+
+
 def _mark(home: Path, name: str) -> str:
     return f"{home}:{name}"
 

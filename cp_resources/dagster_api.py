@@ -63,6 +63,12 @@ query Checks($run: ID!, $cursor: String) {
 }
 """
 
+_DAEMONS = """
+query Daemons {
+  instance { daemonHealth { allDaemonStatuses { daemonType required healthy } } }
+}
+"""
+
 _LOCATIONS = """
 query Locations {
   workspaceOrError {
@@ -102,8 +108,8 @@ class DagsterApi:
         url: address of the webserver, such as `http://127.0.0.1:3000`.
     """
 
-    def __init__(self, url: str) -> None:
-        self._client = httpx.Client(base_url=url, timeout=60)
+    def __init__(self, url: str, *, timeout_seconds: float = 60) -> None:
+        self._client = httpx.Client(base_url=url, timeout=timeout_seconds)
 
     def launch(self, job: str, day: date) -> str:
         """Launch `job` for the partition of `day` and return the run's id.
@@ -145,6 +151,11 @@ class DagsterApi:
                 causes = [cause["error"]["message"] for cause in error["errorChain"]]
                 return str([error["message"], *causes][-1]).strip()
         return None
+
+    def unhealthy_daemons(self) -> list[str]:
+        """Daemons that this instance needs and that have not beaten for too long."""
+        statuses = self._ask(_DAEMONS)["instance"]["daemonHealth"]["allDaemonStatuses"]
+        return sorted(row["daemonType"] for row in statuses if row["required"] and not row["healthy"])
 
     def runs(self) -> list[Run]:
         """The newest 500 runs, newest first."""

@@ -57,7 +57,8 @@ SELECT c.id AS task, c.task_id, b.id AS execution, c.attempts::int AS attempt, a
         AS decision_attempt,
     c.model, b.provider, b.funding, a.plan -> 0 -> 'amounts' AS amounts, p.title, p.description, c.workspace,
     p.labels, s.output_high,
-    CASE WHEN %(enforce)s THEN extract(epoch FROM c.deadline - clock_timestamp())::float8 END AS deadline_in
+    CASE WHEN %(enforce)s THEN extract(epoch FROM c.deadline - clock_timestamp())::float8 END AS deadline_in,
+    %(run_id)s::text AS run_id
 FROM claimed c
 JOIN begun b ON b.task = c.id
 JOIN cp.assignments a ON a.id = c.assignment

@@ -21,6 +21,7 @@ from psycopg.rows import dict_row
 from cp_core.assignment.decision import reservation_key
 from cp_core.execution.cost import amounts_used, billed_usd
 from cp_core.execution.outcome import AttemptResult, NextStep, next_step
+from cp_core.execution.scrubbing import strike_secrets, strike_values
 from cp_core.tasks.reasons import Reason
 from cp_core.tasks.states import FINAL_STATES, TaskState, require_legal
 from cp_resources import execution_queries as queries
@@ -28,6 +29,7 @@ from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.ledger import Ledger, Reservation, Settlement
 from cp_resources.outbox import Outbox, notices_about
+from cp_resources.secrets import known_secrets
 
 REQUEUE_LIMIT = 1000
 """Most tasks that one call of a sweep moves, so that no transaction is long."""
@@ -63,6 +65,7 @@ class ClaimedTask:
     labels: Sequence[str]
     output_high: float
     deadline_in: float | None
+    run_id: str | None = None
 
     @property
     def reservation(self) -> UUID:
@@ -164,12 +167,13 @@ class ExecutionStore:
             Where each task went; None where the lease was no longer this worker's and nothing moved. What
             such a late attempt used is recorded and charged all the same, once.
         """
+        secrets = known_secrets()
         with self._database.transaction() as connection:
             held = self._lock_held(connection, worker, finished)
             ours = [item for item in finished if item.claimed.execution in held]
             late = [item for item in finished if item.claimed.execution not in held]
-            _write(connection, queries.FINISH_EXECUTIONS, [_execution_row(item) for item in ours])
-            _write(connection, queries.RECORD_LATE, [_execution_row(item) for item in late])
+            _write(connection, queries.FINISH_EXECUTIONS, [_execution_row(item, secrets) for item in ours])
+            _write(connection, queries.RECORD_LATE, [_execution_row(item, secrets) for item in late])
             moves = [self._move_after(item, held[item.claimed.execution]) for item in ours]
             steps = self._apply(connection, TaskState.RUNNING, moves, [_settlement(item) for item in late])
         return [steps[item.claimed.task] if item.claimed.execution in held else None for item in finished]
@@ -345,15 +349,15 @@ def _withdrawal(row: Mapping[str, Any]) -> NextStep:
     return NextStep(TaskState.QUEUED, Reason.MODEL_DISABLED)
 
 
-def _execution_row(item: Finished) -> dict[str, Any]:
+def _execution_row(item: Finished, secrets: Sequence[str]) -> dict[str, Any]:
     claimed, result = item.claimed, item.result
     return {
         "id": claimed.execution,
         "state": "failed" if result.reason else "succeeded",
         "reason": result.reason and str(result.reason),
-        "error": _storable(result.error),
+        "error": _storable(result.error and strike_secrets(result.error, secrets)),
         "http_status": result.http_status,
-        "request_id": _storable(result.request_id),
+        "request_id": _storable(result.request_id and strike_secrets(result.request_id, secrets)),
         "input_tokens": result.usage.input_tokens,
         "cached_tokens": result.usage.cached_tokens,
         "cache_write_tokens": result.usage.cache_write_tokens,
@@ -363,7 +367,7 @@ def _execution_row(item: Finished) -> dict[str, Any]:
         "latency_ms": result.latency_ms,
         "quality": result.quality,
         "evidence": None if result.evidence is None else json.dumps(dict(result.evidence)),
-        "output": _storable(result.output),
+        "output": _storable(result.output and strike_values(result.output, secrets)),
     }
 
 

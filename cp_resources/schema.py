@@ -383,6 +383,30 @@ executions = Table(
     Index("ix_executions_submission_day", "submission_day"),
 )
 
+# Triggers of the migration refuse UPDATE, DELETE and TRUNCATE.
+evidence = Table(
+    "evidence",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    _timestamp("recorded_at", default_now=True),
+    Column("task", BigInteger, ForeignKey("cp.tasks.id"), nullable=False),
+    Column("execution", BigInteger, ForeignKey("cp.executions.id"), nullable=False),
+    Column("source", Text, nullable=False, comment="ci, person or worker-reported"),
+    Column("reported_by", Text, nullable=False, comment="login name, or whatever CI calls itself"),
+    Column("key", Text, comment="idempotency key of the report, such as the id of a CI run"),
+    Column("report", JSONB, nullable=False, comment="what was said, without what was not looked at"),
+    Column("evidence_before", JSONB, comment="executions.evidence"),
+    Column("evidence_after", JSONB, nullable=False),
+    Column("quality_before", Double, nullable=False),
+    Column("quality_after", Double, nullable=False),
+    Column("state_before", Text, nullable=False, comment="of the task"),
+    Column("state_after", Text, nullable=False, comment="of the task"),
+    CheckConstraint("source IN ('ci', 'person', 'worker-reported')", name="source"),
+    CheckConstraint("quality_before BETWEEN 0 AND 10 AND quality_after BETWEEN 0 AND 10", name="quality"),
+    Index("ix_evidence_execution", "execution"),
+    Index("uq_evidence_task_key", "task", "key", unique=True, postgresql_where=text("key IS NOT NULL")),
+)
+
 quota_accounts = Table(
     "quota_accounts",
     metadata,

@@ -7,10 +7,8 @@ from datetime import date
 from typing import Any, LiteralString
 
 import pandas as pd
-import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
 
 from cp_core.scoring.columns import TASK_COLUMNS
 from cp_core.scoring.score import SCORE_COLUMNS, score_tasks
@@ -18,6 +16,7 @@ from cp_core.tasks.states import FINAL_STATES
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.errors import UserError
+from cp_resources.events import announce
 
 CHUNK = 20_000
 """Tasks read, scored and stored at a time, so that memory does not grow with the day."""
@@ -136,7 +135,7 @@ class ScoreStore:
                     f"task {task_id} has no value score yet: run `control-panel score {task_id}` first"
                 )
             connection.execute(_OVERRIDE, {**values, "task": task})
-            _announce(connection, kind, task_id, {**values, "by": by or values["by"]})
+            announce(connection, kind, task_id, {**values, "by": by or values["by"]})
 
     def _tasks(self, query: LiteralString, parameters: dict[str, Any]) -> pd.DataFrame:
         with self._database.transaction() as connection:
@@ -150,12 +149,6 @@ class ScoreStore:
 def _rows(scores: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
     columns = [scores[name].tolist() for name in SCORE_COLUMNS]
     return zip(scores.index.tolist(), *columns, strict=True)
-
-
-def _announce(connection: psycopg.Connection, kind: str, task_id: str, payload: dict[str, Any]) -> None:
-    connection.execute(
-        "INSERT INTO cp.events (kind, subject, payload) VALUES (%s, %s, %s)", (kind, task_id, Jsonb(payload))
-    )
 
 
 def _unknown(task_id: str) -> ScoreError:

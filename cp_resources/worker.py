@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import psycopg
+from structlog.contextvars import bind_contextvars
 
 from cp_core.execution.outcome import AttemptResult, NextStep
 from cp_core.execution.retry import retry_delay
@@ -33,12 +34,14 @@ from cp_core.tasks.states import TaskState
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database, DatabaseUnavailableError
 from cp_resources.executions import ClaimedTask, ExecutionStore, Finished, OpenTasks
+from cp_resources.health import start_up
 from cp_resources.ledger import Ledger
 from cp_resources.log import logger
 from cp_resources.providers.endpoint import require_keys
+from cp_resources.request_log import kept_by, request_log
 from cp_resources.settings import Settings
 from cp_resources.worker_kinds import WorkerKind
-from cp_resources.worker_kinds.chat import ChatWorker
+from cp_resources.worker_kinds.by_provider import WorkersByProvider
 
 PREFETCH = 2
 """Tasks held per call in flight, so that a call that ends is followed by the next one at once."""
@@ -134,6 +137,7 @@ def drain(
         assign_again: assigns the day's queued tasks, and those deferred whose time has come.
 
     Raises:
+        UnfitError: the database has not the tables that this code works with.
         ProviderKeyError: tasks are assigned to models whose provider has no key.
         DatabaseUnavailableError: the database stayed away.
     """
@@ -141,10 +145,18 @@ def drain(
 
     async def work() -> tuple[DrainSummary, int | None]:
         policy = configuration.policies.execution
-        async with ChatWorker(configuration.registry, policy, settings) as kind:
+        bind_contextvars(day=str(day), run=run_id)
+        for finding in await asyncio.to_thread(start_up, database, settings):
+            logger(__name__).warning(
+                "start-up check", check=finding.check, found=finding.found, todo=finding.todo
+            )
+        async with WorkersByProvider(configuration.registry, policy, settings) as kind:
             owner = f"{worker_name}-{uuid4().hex[:8]}"
             worker = _Drain(store, kind, configuration, day, owner, run_id, on_progress, assign_again)
-            with worker.stopped_by_signals():
+            with (
+                kept_by(request_log(settings.home, configuration.policies.request_log)),
+                worker.stopped_by_signals(),
+            ):
                 summary = await worker.run(time_budget.total_seconds())
             return summary, worker.stop_signal
 
@@ -342,6 +354,7 @@ class _Drain:
 
     async def _attempt(self, held: _Held) -> None:
         claimed = held.claimed
+        bind_contextvars(**_ids(claimed))  # for all that is logged below; the context is this attempt's own
         async with self._slots[claimed.model], self._all_slots:
             if time.monotonic() >= held.leased_until:
                 self._held.pop(claimed.execution, None)  # whoever took it back does it

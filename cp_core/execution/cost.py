@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from cp_core.execution.prompt import CHARACTERS_PER_TOKEN, Prompt
 from cp_core.models.registry import Model, Wire
 
 MILLION = Decimal(1_000_000)
@@ -38,8 +39,9 @@ NO_USAGE = Usage()
 def parse_usage(wire: Wire, usage: Mapping[str, Any]) -> Usage:
     """The `usage` object of an answer.
 
-    OpenAI's prompt_tokens include the cached ones; Anthropic's input_tokens include neither those read from
-    the cache nor those written to it.
+    OpenAI's prompt_tokens (in Responses: input_tokens) include the cached ones; Anthropic's input_tokens
+    include neither those read from the cache nor those written to it. Commands and endpoints report
+    input_tokens, of which cached_input_tokens were read from a cache, and output_tokens.
 
     Raises:
         MalformedUsageError: a count is missing, negative or not a whole number.
@@ -50,10 +52,24 @@ def parse_usage(wire: Wire, usage: Mapping[str, Any]) -> Usage:
         return Usage(
             _count(usage, "input_tokens") + cached + written, cached, written, _count(usage, "output_tokens")
         )
+    if wire is Wire.OPENAI_RESPONSES:
+        return _responses_usage(usage)
+    if wire in (Wire.COMMAND, Wire.ENDPOINT):
+        read = _count(usage, "input_tokens")
+        cached = _count(usage, "cached_input_tokens", required=False)
+        return Usage(read, min(cached, read), 0, _count(usage, "output_tokens"))
     details = usage.get("prompt_tokens_details")
     prompt = _count(usage, "prompt_tokens")
     cached = _count(details, "cached_tokens", required=False) if isinstance(details, Mapping) else 0
     return Usage(prompt, min(cached, prompt), 0, _count(usage, "completion_tokens"))
+
+
+def usage_by_length(prompt: Prompt, answer: str) -> Usage:
+    """A guess that errs on the high side, for where usage is not reported."""
+    return Usage(
+        input_tokens=(len(prompt.system) + len(prompt.user)) // CHARACTERS_PER_TOKEN,
+        output_tokens=len(answer) // CHARACTERS_PER_TOKEN,
+    )
 
 
 def cost_usd(usage: Usage, model: Model) -> Decimal:
@@ -87,6 +103,15 @@ def amounts_used(
 def billed_usd(funding: str, cost: Decimal) -> Decimal:
     """What of the list price went against a money budget: nothing where a subscription paid."""
     return cost if funding.startswith("budget:") else Decimal(0)
+
+
+def _responses_usage(usage: Mapping[str, Any]) -> Usage:
+    read = _count(usage, "input_tokens")
+    given = usage.get("input_tokens_details")
+    details = given if isinstance(given, Mapping) else {}
+    cached = min(_count(details, "cached_tokens", required=False), read)
+    written = min(_count(details, "cache_write_tokens", required=False), read - cached)
+    return Usage(read, cached, written, _count(usage, "output_tokens"))
 
 
 def _count(usage: Mapping[str, Any], name: str, *, required: bool = True) -> int:

@@ -6,9 +6,9 @@ Sources: the error references of OpenAI (platform.openai.com/docs/guides/error-c
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
+from cp_core.execution.scrubbing import strike_secrets, strike_values
 from cp_core.models.registry import Wire
 from cp_core.tasks.reasons import Reason
 
@@ -54,6 +54,8 @@ FAILURES: tuple[FailureRule, ...] = (
     _rule(Reason.PROVIDER_QUOTA, error="insufficient_quota billing_hard_limit_reached billing_error"),
     _rule(Reason.CONTEXT_LENGTH_EXCEEDED, error="context_length_exceeded request_too_large"),
     _rule(Reason.CONTENT_FILTERED, error="content_filter content_policy_violation"),
+    _rule(Reason.RATE_LIMITED, error="rate_limit_exceeded rate_limit_error"),
+    _rule(Reason.INVALID_REQUEST, wire=Wire.OPENAI_RESPONSES, error="invalid_prompt"),
     # Told apart only by wording.
     _rule(
         Reason.PROVIDER_QUOTA, wire=Wire.ANTHROPIC_MESSAGES, status=400, phrase="credit balance is too low"
@@ -79,6 +81,9 @@ FAILURES: tuple[FailureRule, ...] = (
 FINISHES: dict[tuple[Wire, str], Reason] = {
     (Wire.OPENAI_CHAT, "length"): Reason.TRUNCATED,
     (Wire.OPENAI_CHAT, "content_filter"): Reason.CONTENT_FILTERED,
+    (Wire.OPENAI_RESPONSES, "incomplete"): Reason.TRUNCATED,
+    (Wire.OPENAI_RESPONSES, "max_output_tokens"): Reason.TRUNCATED,
+    (Wire.OPENAI_RESPONSES, "content_filter"): Reason.CONTENT_FILTERED,
     (Wire.ANTHROPIC_MESSAGES, "max_tokens"): Reason.TRUNCATED,
     (Wire.ANTHROPIC_MESSAGES, "model_context_window_exceeded"): Reason.CONTEXT_LENGTH_EXCEEDED,
     (Wire.ANTHROPIC_MESSAGES, "refusal"): Reason.REFUSED,
@@ -110,13 +115,10 @@ def finish_reason(wire: Wire, finish: str, *, refused: bool = False) -> Reason |
     """The reason of a 200 whose answer is none, or None when it is a finished answer.
 
     Args:
-        finish: the wire's finish or stop reason.
+        finish: the wire's finish or stop reason; in Responses the status, or why it is incomplete.
         refused: the answer carries a refusal instead of content (OpenAI's `refusal`).
     """
     return FINISHES.get((wire, finish)) or (Reason.REFUSED if refused else None)
-
-
-_CREDENTIAL = re.compile(r"\b(?:sk|pk|key|gsk|xai|AIza)[-_][\w*.-]{4,}|\bAIza[\w-]{8,}|(?<=Bearer )\S+")
 
 
 def scrub(text: str, secrets: tuple[str, ...] = ()) -> str:
@@ -125,8 +127,6 @@ def scrub(text: str, secrets: tuple[str, ...] = ()) -> str:
     Args:
         secrets: values that must not appear, such as the key of the call; what looks like a key goes too.
     """
-    for secret in filter(None, secrets):
-        text = text.replace(secret, "[key]")
-    text = _CREDENTIAL.sub("[key]", text[: 20 * ERROR_TEXT_LIMIT])
+    text = strike_secrets(strike_values(text, secrets)[: 20 * ERROR_TEXT_LIMIT])
     printable = "".join(character if character.isprintable() else " " for character in text)
     return " ".join(printable.split())[:ERROR_TEXT_LIMIT]

@@ -11,7 +11,7 @@ from decimal import Decimal
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import cached_property
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -35,6 +35,8 @@ from cp_core.scoring.config import Domain
 MAX_CONCURRENCY = 1_000
 _RESERVED_NAMES = ("budget", "source", "spent")
 _ENVIRONMENT_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+COMMAND_PLACEHOLDERS = ("prompt_file", "workspace", "model", "task_id")
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
 UsdPerMillion = Annotated[Decimal, Field(ge=0, le=100_000)]
@@ -57,10 +59,13 @@ class Tier(StrEnum):
 
 
 class Wire(StrEnum):
-    """Which API a provider speaks."""
+    """How a provider's models are given work: a chat API, a command line, or the endpoint protocol."""
 
     OPENAI_CHAT = "openai-chat"
+    OPENAI_RESPONSES = "openai-responses"
     ANTHROPIC_MESSAGES = "anthropic-messages"
+    COMMAND = "command"
+    ENDPOINT = "endpoint"
 
 
 class _Declared(BaseModel):
@@ -68,21 +73,108 @@ class _Declared(BaseModel):
 
 
 class Provider(_Declared):
-    """Who serves models.
+    """Who serves models. Which keys it has depends on its wire: see docs/workers.md.
 
     Attributes:
-        base_url: the address before `/chat/completions` (openai-chat) or `/v1/messages` (anthropic-messages).
+        base_url: the address before `/chat/completions` (openai-chat), `/responses` (openai-responses),
+            `/v1/messages` (anthropic-messages) or `/tasks` (endpoint).
         api_key_env: name of the environment variable that holds the key.
+        allow_addresses: networks (CIDR) that an endpoint may be in although they are not public.
+        command: program and arguments of a command; `{prompt_file}`, `{workspace}`, `{model}` and `{task_id}`
+            are filled in, never by a shell. Without `{prompt_file}` the prompt is its standard input.
+        workspaces: folder that a command runs in, by the task's workspace; no other workspace is served.
+        environment: names of the only environment variables that a command is given.
+        timeout_seconds: for an attempt of a command or endpoint, in place of execution.timeout_seconds.
     """
 
     name: Name
     wire: Wire
-    base_url: str
-    api_key_env: str
+    base_url: str = ""
+    api_key_env: str = ""
+    allow_addresses: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    workspaces: dict[str, str] = Field(default_factory=dict)
+    environment: tuple[str, ...] = ("PATH", "HOME", "LANG")
+    timeout_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _has_the_keys_of_its_wire(self) -> Provider:
+        _raise_all("Provider", [*self._lacking(), *self._of_other_wires()])
+        return self
+
+    def _lacking(self) -> Iterator[InitErrorDetails]:
+        needed = ("command", "workspaces") if self.wire is Wire.COMMAND else ("base_url", "api_key_env")
+        for key in needed:
+            if not getattr(self, key):
+                yield InitErrorDetails(type="missing", loc=(key,), input=self.model_dump())
+
+    def _of_other_wires(self) -> Iterator[InitErrorDetails]:
+        is_command, is_endpoint = self.wire is Wire.COMMAND, self.wire is Wire.ENDPOINT
+        allowed = {
+            "base_url": not is_command,
+            "api_key_env": not is_command,
+            "allow_addresses": is_endpoint,
+            "command": is_command,
+            "workspaces": is_command,
+            "timeout_seconds": is_command or is_endpoint,
+        }
+        for key, may_stand in allowed.items():
+            if not may_stand and getattr(self, key):
+                yield _problem(
+                    (key,), getattr(self, key), f"a provider of wire {str(self.wire)!r} has no {key}"
+                )
+
+    @field_validator("allow_addresses")
+    @classmethod
+    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            try:
+                ip_network(network)
+            except ValueError:
+                raise PydanticCustomError(
+                    "allow_addresses",
+                    "addresses or networks such as 127.0.0.1 or 10.1.0.0/16 (no bits below the mask) are needed",
+                ) from None
+        return networks
+
+    @field_validator("command")
+    @classmethod
+    def _is_a_template(cls, command: tuple[str, ...]) -> tuple[str, ...]:
+        if command and (not command[0] or _PLACEHOLDER.search(command[0])):
+            raise PydanticCustomError("command", "the first word is the program and holds no placeholder")
+        for name in (name for word in command for name in _PLACEHOLDER.findall(word)):
+            if name not in COMMAND_PLACEHOLDERS:
+                raise PydanticCustomError(
+                    "command",
+                    "unknown placeholder {name}; known: {known}",
+                    {
+                        "name": f"{{{name}}}",
+                        "known": ", ".join(f"{{{known}}}" for known in COMMAND_PLACEHOLDERS),
+                    },
+                )
+        return command
+
+    @field_validator("workspaces")
+    @classmethod
+    def _are_absolute(cls, workspaces: dict[str, str]) -> dict[str, str]:
+        if not all(folder.startswith("/") for folder in workspaces.values()):
+            raise PydanticCustomError("workspaces", "each workspace needs the absolute path of its folder")
+        return workspaces
+
+    @field_validator("environment")
+    @classmethod
+    def _are_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) for name in names):
+            raise PydanticCustomError(
+                "secret", "NAMES of environment variables are needed, never what they hold"
+            )
+        return names
 
     @field_validator("base_url")
     @classmethod
     def _is_safe(cls, url: str) -> str:
+        if not url:
+            return url  # whether its wire needs one is said elsewhere
         parts = urlsplit(url)
         if parts.username or parts.password or parts.query or parts.fragment:
             raise PydanticCustomError(
@@ -99,7 +191,7 @@ class Provider(_Declared):
     @field_validator("api_key_env")
     @classmethod
     def _is_a_name(cls, name: str) -> str:
-        if not _ENVIRONMENT_NAME.fullmatch(name):
+        if name and not _ENVIRONMENT_NAME.fullmatch(name):
             raise PydanticCustomError(
                 "secret",
                 "the NAME of an environment variable is needed (upper case letters, digits, _), "

@@ -13,6 +13,7 @@ from cp_core.assignment.predict import PredictionPolicy
 from cp_core.assignment.retry import AssignmentRetryPolicy
 from cp_core.assignment.strategies import ObjectivePolicy
 from cp_core.execution.policy import ExecutionPolicy
+from cp_core.execution.request_log import RequestLogPolicy
 from cp_core.policy.notices import NoticePolicy
 
 
@@ -54,5 +55,6 @@ class Policies(BaseModel):
     inline: InlinePolicy = InlinePolicy()
     assignment_retry: AssignmentRetryPolicy = AssignmentRetryPolicy()
     execution: ExecutionPolicy = ExecutionPolicy()
+    request_log: RequestLogPolicy = RequestLogPolicy()
     notices: NoticePolicy = NoticePolicy()
     flags: Flags = Flags()

@@ -55,6 +55,12 @@ LEGAL_MOVES: dict[TaskState, frozenset[TaskState]] = {
     TaskState.DEAD: frozenset({TaskState.QUEUED}),
 }
 
+VERDICT_MOVES: dict[TaskState, frozenset[TaskState]] = {
+    TaskState.SUCCEEDED: frozenset({TaskState.FAILED}),
+    TaskState.FAILED: frozenset({TaskState.SUCCEEDED}),
+}
+"""Moves that only evidence which arrives later makes: the work is done, and the word on it is corrected."""
+
 FINAL_STATES: frozenset[TaskState] = frozenset(
     {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED, TaskState.DEAD}
 )

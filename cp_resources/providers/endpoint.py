@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from cp_core.models.registry import Model, ModelRegistry, Provider, Wire
 from cp_resources.errors import UserError
+from cp_resources.secrets import name_secret
 from cp_resources.settings import Settings
 
 SIMULATED_KEY = "simulated"
@@ -30,14 +31,15 @@ class Endpoint:
 def provider_endpoint(
     provider: Provider, settings: Settings, environment: Mapping[str, str] = os.environ
 ) -> Endpoint | None:
-    """The endpoint of a provider, or None when the environment variable it names holds no key.
+    """The endpoint of a provider, or None when it names no environment variable that holds a key.
 
     With CP_SIMULATOR_URL every provider is the simulator, under a path of the provider's name.
     """
     if settings.simulator_url:
-        prefix = "/v1" if provider.wire is Wire.OPENAI_CHAT else ""
+        prefix = "" if provider.wire is Wire.ANTHROPIC_MESSAGES else "/v1"
         address = f"{settings.simulator_url.rstrip('/')}/{provider.name}{prefix}"
         return Endpoint(address, SecretStr(SIMULATED_KEY))
+    name_secret(provider.api_key_env)
     key = environment.get(provider.api_key_env, "").strip()
     return Endpoint(provider.base_url.rstrip("/"), SecretStr(key)) if key else None
 

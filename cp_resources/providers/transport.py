@@ -9,21 +9,24 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+from httpx_secure import httpx_ssrf_protection
 from pydantic import ValidationError
 
+from cp_core.execution.addresses import Address, may_be_called
 from cp_core.execution.failures import failure_reason, scrub
 from cp_core.execution.policy import ExecutionPolicy
 from cp_core.execution.retry import retry_after_seconds
 from cp_core.models.registry import Wire
 from cp_core.tasks.reasons import Reason
 from cp_resources.providers.wire import ProviderError
+from cp_resources.request_log import exchange
 
 KEEPALIVE_SECONDS = 4.0
 """Below the five seconds after which common servers close an idle connection."""
@@ -34,11 +37,12 @@ _REQUEST_ID_HEADERS = ("request-id", "x-request-id")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status and JSON body of an answer that is no error."""
+    """Status and JSON body of an answer that is no error. Header names are in lower case."""
 
     status: int
     body: Any
     request_id: str | None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Connections:
@@ -49,12 +53,23 @@ class Connections:
     Args:
         tls: from `tls_context`, made once for all providers.
         through_proxy: obey HTTPS_PROXY and its kin; not for the simulator, which is on loopback.
+        guarded: connect to public addresses only, and to those in these networks. A name is resolved once
+            a connection, and the address that was checked is the one connected to. Never through a proxy,
+            which would resolve the name anew.
     """
 
-    def __init__(self, policy: ExecutionPolicy, tls: ssl.SSLContext, *, through_proxy: bool = True) -> None:
+    def __init__(
+        self,
+        policy: ExecutionPolicy,
+        tls: ssl.SSLContext,
+        *,
+        through_proxy: bool = True,
+        guarded: Sequence[str] | None = None,
+    ) -> None:
         self._policy = policy
         self._tls = tls
-        self._through_proxy = through_proxy
+        self._through_proxy = through_proxy and guarded is None
+        self._guarded = guarded
         self._idle: list[httpx.AsyncClient] = []
 
     @asynccontextmanager
@@ -72,7 +87,7 @@ class Connections:
             await self._idle.pop().aclose()
 
     def _new(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
+        client = httpx.AsyncClient(
             http2=False,
             follow_redirects=False,
             trust_env=self._through_proxy,
@@ -82,6 +97,18 @@ class Connections:
                 self._policy.read_timeout_seconds, connect=self._policy.connect_timeout_seconds
             ),
         )
+        if self._guarded is None:
+            return client
+        return httpx_ssrf_protection(client, check_globally_reachable=False, custom_validator=self._checked)
+
+    def _checked(self, host: str, address: Address, port: int) -> bool:
+        if not may_be_called(address, self._guarded or ()):
+            raise ProviderError(
+                Reason.INVALID_REQUEST,
+                f"{host} is at {address}, which is not a public address and not among the provider's "
+                "allow_addresses in models.yaml",
+            )
+        return True
 
 
 def tls_context() -> ssl.SSLContext:
@@ -100,7 +127,33 @@ async def post_json(
     timeout_seconds: float,
     limit_bytes: int,
 ) -> Answer:
-    """POST `body` and read the whole answer.
+    """POST `body` and read the whole answer; see `request_json`."""
+    return await request_json(
+        connections,
+        wire,
+        "POST",
+        url,
+        body,
+        headers=headers,
+        secret=secret,
+        timeout_seconds=timeout_seconds,
+        limit_bytes=limit_bytes,
+    )
+
+
+async def request_json(
+    connections: Connections,
+    wire: Wire,
+    method: str,
+    url: str,
+    body: Mapping[str, Any] | None,
+    *,
+    headers: Mapping[str, str],
+    secret: str,
+    timeout_seconds: float,
+    limit_bytes: int,
+) -> Answer:
+    """Send a request and read the whole answer.
 
     Args:
         secret: the key among `headers`; struck out of every error text.
@@ -112,7 +165,7 @@ async def post_json(
     """
     try:
         async with asyncio.timeout(timeout_seconds):
-            response, content, whole = await _exchange(connections, url, body, headers, limit_bytes)
+            response, content, whole = await _exchange(connections, method, url, body, headers, limit_bytes)
     except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout) as error:
         raise ProviderError(Reason.TIMEOUT, f"no whole answer within {timeout_seconds:g} s") from error
     except httpx.HTTPError as error:
@@ -131,7 +184,7 @@ async def post_json(
         raise _provider_error(wire, response, parsed, content, secret)
     if not isinstance(parsed, dict):
         raise malformed("the body is not a JSON object", Answer(response.status_code, parsed, request_id))
-    return Answer(response.status_code, parsed, request_id)
+    return Answer(response.status_code, parsed, request_id, dict(response.headers))
 
 
 def malformed(what: str, answer: Answer) -> ProviderError:
@@ -153,20 +206,28 @@ def wrong_fields(error: ValidationError) -> str:
 
 
 async def _exchange(
-    connections: Connections, url: str, body: Mapping[str, Any], headers: Mapping[str, str], limit_bytes: int
+    connections: Connections,
+    method: str,
+    url: str,
+    body: Mapping[str, Any] | None,
+    headers: Mapping[str, str],
+    limit_bytes: int,
 ) -> tuple[httpx.Response, bytes, bool]:
     """The response, its body up to a little over the limit, and whether that is the whole body."""
-    content = json.dumps(body, ensure_ascii=True).encode()
-    sent = {"content-type": "application/json", "accept-encoding": "identity", **headers}
+    content = None if body is None else json.dumps(body, ensure_ascii=True).encode()
+    kind = {} if body is None else {"content-type": "application/json"}
+    sent = {**kind, "accept-encoding": "identity", **headers}
     received = bytearray()
-    async with (
-        connections.one() as http,
-        http.stream("POST", url, content=content, headers=sent) as response,
-    ):
-        async for chunk in response.aiter_raw():
-            received += chunk
-            if len(received) > limit_bytes:
-                return response, bytes(received), False
+    with exchange(method, url, sent, content) as seen:
+        async with (
+            connections.one() as http,
+            http.stream(method, url, content=content, headers=sent) as response,
+        ):
+            seen.status, seen.headers, seen.received = response.status_code, response.headers, received
+            async for chunk in response.aiter_raw():
+                received += chunk
+                if len(received) > limit_bytes:
+                    return response, bytes(received), False
     return response, bytes(received), True
 
 

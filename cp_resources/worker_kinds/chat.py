@@ -6,22 +6,26 @@ import time
 from typing import Self
 from urllib.parse import quote
 
-from cp_core.execution.cost import Usage, cost_usd
+from cp_core.execution.cost import cost_usd, usage_by_length
 from cp_core.execution.outcome import AttemptResult, judge
 from cp_core.execution.policy import ExecutionPolicy
-from cp_core.execution.prompt import CHARACTERS_PER_TOKEN, Prompt, chat_prompt, output_limit
+from cp_core.execution.prompt import Prompt, chat_prompt, output_limit
 from cp_core.models.registry import Model, ModelRegistry, Provider, Wire
 from cp_resources.executions import ClaimedTask
 from cp_resources.providers.anthropic_messages import AnthropicMessagesClient
 from cp_resources.providers.endpoint import Endpoint, provider_endpoint
 from cp_resources.providers.openai_chat import OpenAIChatClient
+from cp_resources.providers.openai_responses import OpenAIResponsesClient
 from cp_resources.providers.transport import Connections, tls_context
 from cp_resources.providers.wire import ChatClient, ChatRequest, Completion, ProviderError
 from cp_resources.settings import Settings
 
 
 class ChatWorker:
-    """Attempts by chat models of every provider that has a key. A context: connections close at its end."""
+    """Attempts by chat models of every provider that has a key. A context: connections close at its end.
+
+    With CP_SIMULATOR_URL it stands in for every other kind too: nothing is executed, no endpoint is called.
+    """
 
     def __init__(self, registry: ModelRegistry, policy: ExecutionPolicy, settings: Settings) -> None:
         self._registry = registry
@@ -31,10 +35,11 @@ class ChatWorker:
         tls = tls_context()
         for provider in registry.providers.values():
             endpoint = provider_endpoint(provider, settings)
-            if endpoint:
+            is_chat = provider.wire not in (Wire.COMMAND, Wire.ENDPOINT)
+            if endpoint and (is_chat or settings.simulator_url):
                 connections = Connections(policy, tls, through_proxy=settings.simulator_url is None)
                 self._connections.append(connections)
-                self._clients[provider.name] = _client(connections, provider, endpoint, policy)
+                self._clients[provider.name] = chat_client(connections, provider, endpoint, policy)
 
     async def __aenter__(self) -> Self:
         return self
@@ -76,13 +81,14 @@ class ChatWorker:
             headers={
                 "x-control-panel-task": quote(claimed.task_id, safe="/:@#+,=~ "),
                 "x-control-panel-attempt": str(claimed.attempt),
+                **({"x-control-panel-run": quote(claimed.run_id)} if claimed.run_id else {}),
             },
         )
 
     def _answered(
         self, completion: Completion, prompt: Prompt, model: Model, latency_ms: float
     ) -> AttemptResult:
-        usage = completion.usage or _counted_by_length(prompt, completion.text)
+        usage = completion.usage or usage_by_length(prompt, completion.text)
         verdict = None if completion.failure else judge(completion.text, self._policy.success_quality)
         return AttemptResult(
             reason=verdict.reason if verdict else completion.failure,
@@ -98,14 +104,17 @@ class ChatWorker:
         )
 
 
-def _client(
+def chat_client(
     connections: Connections, provider: Provider, endpoint: Endpoint, policy: ExecutionPolicy
 ) -> ChatClient:
+    """The client that speaks the provider's wire."""
     match provider.wire:
-        case Wire.OPENAI_CHAT:
-            return OpenAIChatClient(connections, provider, endpoint, policy)
+        case Wire.OPENAI_RESPONSES:
+            return OpenAIResponsesClient(connections, endpoint, policy)
         case Wire.ANTHROPIC_MESSAGES:
             return AnthropicMessagesClient(connections, endpoint, policy)
+        case _:
+            return OpenAIChatClient(connections, provider, endpoint, policy)
 
 
 def _failed(error: ProviderError, latency_ms: float) -> AttemptResult:
@@ -116,14 +125,6 @@ def _failed(error: ProviderError, latency_ms: float) -> AttemptResult:
         request_id=error.request_id,
         latency_ms=latency_ms,
         retry_after=error.retry_after,
-    )
-
-
-def _counted_by_length(prompt: Prompt, answer: str) -> Usage:
-    """A guess that errs on the high side, for servers that do not report usage."""
-    return Usage(
-        input_tokens=(len(prompt.system) + len(prompt.user)) // CHARACTERS_PER_TOKEN,
-        output_tokens=len(answer) // CHARACTERS_PER_TOKEN,
     )
 
 

@@ -161,6 +161,39 @@ def openai_answer(
     }
 
 
+def responses_answer(
+    *parts: dict[str, Any],
+    status: str = "completed",
+    incomplete: str | None = None,
+    error: dict[str, Any] | None = None,
+    input_tokens: int = 100,
+    cached: int = 0,
+    output_tokens: int = 20,
+) -> dict[str, Any]:
+    message = {"id": "msg_1", "type": "message", "status": status, "role": "assistant", "content": [*parts]}
+    return {
+        "id": "resp_1",
+        "object": "response",
+        "created_at": 1_790_000_000,
+        "status": status,
+        "error": error,
+        "incomplete_details": {"reason": incomplete} if incomplete else None,
+        "model": "some-model",
+        "output": [{"id": "rs_1", "type": "reasoning", "summary": []}, *([message] if parts else [])],
+        "usage": {
+            "input_tokens": input_tokens,
+            "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
+            "output_tokens": output_tokens,
+            "output_tokens_details": {"reasoning_tokens": 4},
+            "total_tokens": input_tokens + output_tokens,
+        },
+    }
+
+
+def output_text(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
 def anthropic_answer(
     text: str, *, stop: str = "end_turn", fresh: int = 100, read: int = 0, written: int = 0, output: int = 20
 ) -> dict[str, Any]:

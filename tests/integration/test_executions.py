@@ -179,6 +179,7 @@ def test_a_claimed_task_carries_all_that_an_attempt_needs(
         labels=["bug"],
         output_high=4000.0,
         deadline_in=claimed.deadline_in,
+        run_id="run-1",
     )
     assert claimed.deadline_in == pytest.approx(7200, abs=60)
     assert claimed.reservation == decision

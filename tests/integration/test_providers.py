@@ -18,6 +18,8 @@ from stub_provider import (
     anthropic_error,
     openai_answer,
     openai_error,
+    output_text,
+    responses_answer,
 )
 
 from cp_core.execution.cost import Usage
@@ -36,12 +38,14 @@ from cp_resources.providers.endpoint import (
     unset_keys,
 )
 from cp_resources.providers.openai_chat import OpenAIChatClient
+from cp_resources.providers.openai_responses import OpenAIResponsesClient
 from cp_resources.providers.transport import Connections, tls_context
 from cp_resources.providers.wire import ChatClient, ChatRequest, Completion, ProviderError
 from cp_resources.settings import PROJECT_ROOT, Settings
 
 TLS = tls_context()
 KEY = "planted-secret-7f3a"
+CHAT_WIRES = (Wire.OPENAI_CHAT, Wire.OPENAI_RESPONSES, Wire.ANTHROPIC_MESSAGES)
 POLICY = ExecutionPolicy(connect_timeout_seconds=2, read_timeout_seconds=2, response_limit_bytes=4096)
 OPENAI = Provider(
     name="one", wire=Wire.OPENAI_CHAT, base_url="https://api.one.example/v1", api_key_env="ONE_KEY"
@@ -65,6 +69,8 @@ def ask(
         client: ChatClient
         if wire is Wire.OPENAI_CHAT:
             client = OpenAIChatClient(connections, provider, endpoint, policy)
+        elif wire is Wire.OPENAI_RESPONSES:
+            client = OpenAIResponsesClient(connections, endpoint, policy)
         else:
             client = AnthropicMessagesClient(connections, endpoint, policy)
         request = ChatRequest(
@@ -120,6 +126,23 @@ def test_openai_itself_is_sent_the_limit_under_its_newer_name() -> None:
     assert "max_tokens" not in provider.calls[0].body
 
 
+def test_a_responses_call_carries_key_instructions_input_and_limit_and_asks_not_to_be_stored() -> None:
+    with StubProvider(always(Reply(responses_answer(output_text("Done."))))) as provider:
+        ask(Wire.OPENAI_RESPONSES, f"{provider.url}/v1")
+    [call] = provider.calls
+
+    assert call.path == "/v1/responses"
+    assert call.headers["authorization"] == f"Bearer {KEY}"
+    assert (call.task, call.attempt) == ("t-1", 2)
+    assert call.body == {
+        "model": "some-model",
+        "instructions": "Be brief.",
+        "input": [{"role": "user", "content": "Do it: ü"}],
+        "max_output_tokens": 77,
+        "store": False,
+    }
+
+
 def test_an_anthropic_call_carries_key_version_system_and_limit() -> None:
     with StubProvider(always(Reply(anthropic_answer("Done.")))) as provider:
         ask(Wire.ANTHROPIC_MESSAGES, provider.url)
@@ -143,6 +166,28 @@ def test_an_openai_answer_gives_text_usage_with_its_cached_part_and_the_id_of_th
     assert completion == Completion("Done.", None, "stop", Usage(2000, 1500, 0, 20), 200, "req-9")
 
 
+def test_a_responses_answer_gives_the_text_of_its_messages_and_usage_with_its_cached_part() -> None:
+    body = responses_answer(output_text("Hello "), output_text("there."), input_tokens=2000, cached=1500)
+    with StubProvider(always(Reply(body, headers={"x-request-id": "req-9"}))) as provider:
+        completion = ask(Wire.OPENAI_RESPONSES, provider.url)
+
+    assert completion == Completion("Hello there.", None, "completed", Usage(2000, 1500, 0, 20), 200, "req-9")
+
+
+def test_a_response_that_failed_is_an_error_although_its_status_is_200() -> None:
+    said = {"code": "server_error", "message": "The model failed to generate a response."}
+    error = failure(Wire.OPENAI_RESPONSES, Reply(responses_answer(status="failed", error=said)))
+
+    assert (error.reason, str(error)) == (Reason.SERVER_ERROR, said["message"])
+
+
+def test_a_response_that_has_not_ended_is_no_answer() -> None:
+    error = failure(Wire.OPENAI_RESPONSES, Reply(responses_answer(status="in_progress")))
+
+    assert error.reason is Reason.SERVER_ERROR
+    assert "in_progress" in str(error)
+
+
 def test_an_anthropic_answer_gives_the_text_of_all_blocks_and_the_whole_prompt_as_input() -> None:
     body = anthropic_answer("there.", fresh=500, read=1500, written=700)
     body["content"] = [
@@ -164,6 +209,26 @@ def test_an_anthropic_answer_gives_the_text_of_all_blocks_and_the_whole_prompt_a
         (Wire.OPENAI_CHAT, openai_answer(None, refusal="I can't help with that."), Reason.REFUSED),
         (Wire.OPENAI_CHAT, openai_answer('{"a":', finish="length"), Reason.TRUNCATED),
         (Wire.OPENAI_CHAT, openai_answer("", finish="content_filter"), Reason.CONTENT_FILTERED),
+        (
+            Wire.OPENAI_RESPONSES,
+            responses_answer(output_text("par"), status="incomplete", incomplete="max_output_tokens"),
+            Reason.TRUNCATED,
+        ),
+        (
+            Wire.OPENAI_RESPONSES,
+            responses_answer(status="incomplete", incomplete="content_filter"),
+            Reason.CONTENT_FILTERED,
+        ),
+        (
+            Wire.OPENAI_RESPONSES,
+            responses_answer(output_text("par"), status="incomplete", incomplete="some news"),
+            Reason.TRUNCATED,
+        ),
+        (
+            Wire.OPENAI_RESPONSES,
+            responses_answer({"type": "refusal", "refusal": "I can't help with that."}),
+            Reason.REFUSED,
+        ),
         (Wire.ANTHROPIC_MESSAGES, {**anthropic_answer("", stop="refusal"), "content": []}, Reason.REFUSED),
         (Wire.ANTHROPIC_MESSAGES, anthropic_answer("par", stop="max_tokens"), Reason.TRUNCATED),
         (
@@ -241,7 +306,7 @@ def test_an_error_answer_is_told_by_its_status_code_and_words(
     assert str(error)
 
 
-@pytest.mark.parametrize("wire", Wire)
+@pytest.mark.parametrize("wire", CHAT_WIRES)
 @pytest.mark.parametrize(
     "body",
     [

@@ -15,7 +15,9 @@ from cp_core.execution.cost import (
     billed_usd,
     cost_usd,
     parse_usage,
+    usage_by_length,
 )
+from cp_core.execution.prompt import Prompt
 from cp_core.models.registry import Model, Tier, Wire
 from cp_core.scoring.config import Domain
 
@@ -66,6 +68,10 @@ def test_anthropic_counts_cached_tokens_beside_the_input() -> None:
             Wire.OPENAI_CHAT,
             {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": None}},
         ),
+        (Wire.OPENAI_RESPONSES, {"input_tokens": 10, "output_tokens": 5}),
+        (Wire.OPENAI_RESPONSES, {"input_tokens": 10, "output_tokens": 5, "input_tokens_details": None}),
+        (Wire.COMMAND, {"input_tokens": 10, "output_tokens": 5}),
+        (Wire.ENDPOINT, {"input_tokens": 10, "output_tokens": 5, "cached_input_tokens": None}),
         (Wire.ANTHROPIC_MESSAGES, {"input_tokens": 10, "output_tokens": 5}),
         (
             Wire.ANTHROPIC_MESSAGES,
@@ -75,6 +81,19 @@ def test_anthropic_counts_cached_tokens_beside_the_input() -> None:
 )
 def test_cache_counts_may_be_left_out(wire: Wire, usage: dict[str, object]) -> None:
     assert parse_usage(wire, usage) == Usage(10, 0, 0, 5)
+
+
+def test_the_input_of_responses_commands_and_endpoints_includes_its_cached_part() -> None:
+    details = {"cached_tokens": 1500, "cache_write_tokens": 200}
+    responses = {"input_tokens": 2000, "input_tokens_details": details, "output_tokens": 9}
+
+    assert parse_usage(Wire.OPENAI_RESPONSES, responses) == Usage(2000, 1500, 200, 9)
+    own = {"input_tokens": 2000, "cached_input_tokens": 1500, "output_tokens": 9}
+    assert parse_usage(Wire.COMMAND, own) == parse_usage(Wire.ENDPOINT, own) == Usage(2000, 1500, 0, 9)
+
+
+def test_usage_that_nobody_reports_is_counted_at_three_characters_a_token() -> None:
+    assert usage_by_length(Prompt("x" * 60, "y" * 30), "z" * 12) == Usage(30, 0, 0, 4)
 
 
 @pytest.mark.parametrize("count", [-1, 1.5, "12", True, None, 2**70])

@@ -10,7 +10,7 @@ from cp_core.execution.failures import ERROR_TEXT_LIMIT, failure_reason, finish_
 from cp_core.models.registry import Wire
 from cp_core.tasks.reasons import TRANSIENT, Reason
 
-OPENAI, ANTHROPIC = Wire.OPENAI_CHAT, Wire.ANTHROPIC_MESSAGES
+OPENAI, RESPONSES, ANTHROPIC = Wire.OPENAI_CHAT, Wire.OPENAI_RESPONSES, Wire.ANTHROPIC_MESSAGES
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,9 @@ OPENAI, ANTHROPIC = Wire.OPENAI_CHAT, Wire.ANTHROPIC_MESSAGES
         (OPENAI, 502, "", "", "<html>Bad gateway</html>", Reason.SERVER_ERROR),
         (OPENAI, 503, "server_error", "", "overloaded or not ready", Reason.OVERLOADED),
         (OPENAI, 504, "", "", "", Reason.TIMEOUT),
+        (RESPONSES, 500, "", "server_error", "The model failed", Reason.SERVER_ERROR),
+        (RESPONSES, 500, "", "rate_limit_exceeded", "Slow down", Reason.RATE_LIMITED),
+        (RESPONSES, 500, "", "invalid_prompt", "Against the policy", Reason.INVALID_REQUEST),
         (ANTHROPIC, 429, "rate_limit_error", "", "would exceed your rate limit", Reason.RATE_LIMITED),
         (ANTHROPIC, 529, "overloaded_error", "", "Overloaded", Reason.OVERLOADED),
         (ANTHROPIC, 500, "overloaded_error", "", "Overloaded", Reason.OVERLOADED),
@@ -119,6 +122,11 @@ def test_every_5xx_is_tried_again(wire: Wire, status: int) -> None:
         (OPENAI, "length", False, Reason.TRUNCATED),
         (OPENAI, "content_filter", False, Reason.CONTENT_FILTERED),
         (OPENAI, "", False, None),
+        (RESPONSES, "completed", False, None),
+        (RESPONSES, "completed", True, Reason.REFUSED),
+        (RESPONSES, "max_output_tokens", False, Reason.TRUNCATED),
+        (RESPONSES, "content_filter", False, Reason.CONTENT_FILTERED),
+        (RESPONSES, "incomplete", False, Reason.TRUNCATED),
         (ANTHROPIC, "end_turn", False, None),
         (ANTHROPIC, "stop_sequence", False, None),
         (ANTHROPIC, "max_tokens", False, Reason.TRUNCATED),

@@ -149,8 +149,17 @@ def test_what_a_registry_says_of_itself_is_a_registry_again() -> None:
         (("models", "large", "max_concurrency"), 0, "greater than 0"),
         (("models", "large", "tire"), "premium", "Extra inputs are not permitted"),
         (("models", "large", "name"), "larger", "the name is the key itself, 'large'"),
-        (("providers", "maker", "wire"), "soap", "'openai-chat' or 'anthropic-messages'"),
+        (
+            ("providers", "maker", "wire"),
+            "soap",
+            "'anthropic-messages', 'command' or 'endpoint'",
+        ),
         (("providers", "maker", "base_url"), "http://api.example/v1", "https:// address is needed"),
+        (("providers", "maker", "base_url"), "", "Field required"),
+        (("providers", "maker", "api_key_env"), "", "Field required"),
+        (("providers", "maker", "command"), ["agent"], "a provider of wire 'openai-chat' has no command"),
+        (("providers", "maker", "allow_addresses"), ["10.0.0.0/8"], "has no allow_addresses"),
+        (("providers", "maker", "timeout_seconds"), 5, "has no timeout_seconds"),
         (("providers", "maker", "base_url"), "https://user:pw@api.example", "without user, password"),
         (("providers", "maker", "base_url"), "api.example", "https:// address is needed"),
         (("providers", "maker", "api_key_env"), "sk-0123456789", "NAME of an environment variable"),
@@ -167,6 +176,70 @@ def test_what_is_wrong_is_named_with_its_place_and_what_is_allowed(
 ) -> None:
     place, message = _problem(_with(path, value))
     assert place == path
+    assert says in message
+
+
+def _agent(**changes: object) -> dict[str, Any]:
+    agent = {
+        "wire": "command",
+        "command": ["agent", "--prompt", "{prompt_file}"],
+        "workspaces": {"acme/web": "/srv/web"},
+        "environment": ["PATH", "AGENT_KEY"],
+        "timeout_seconds": 1800,
+    }
+    return _with(("providers", "maker"), {**agent, **changes})
+
+
+def _endpoint(**changes: object) -> dict[str, Any]:
+    endpoint = {
+        "wire": "endpoint",
+        "base_url": "https://agents.example/v1",
+        "api_key_env": "AGENTS_KEY",
+        "allow_addresses": ["10.1.0.0/16", "::1"],
+    }
+    return _with(("providers", "maker"), {**endpoint, **changes})
+
+
+def test_commands_and_endpoints_are_providers_with_keys_of_their_own() -> None:
+    for content in (_agent(), _endpoint()):
+        registry = ModelRegistry.model_validate(content)
+        assert ModelRegistry.model_validate(registry.model_dump(mode="json")) == registry
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "says"),
+    [
+        (_agent(command=[]), "command", "Field required"),
+        (_agent(workspaces={}), "workspaces", "Field required"),
+        (_agent(command=["{model}"]), "command", "the first word is the program"),
+        (
+            _agent(command=["agent", "{title}"]),
+            "command",
+            "unknown placeholder {title}; known: {prompt_file}",
+        ),
+        (_agent(workspaces={"web": "srv/web"}), "workspaces", "absolute path"),
+        (_agent(environment=["AGENT_KEY=abc"]), "environment", "NAMES of environment variables"),
+        (
+            _agent(base_url="https://agents.example"),
+            "base_url",
+            "a provider of wire 'command' has no base_url",
+        ),
+        (_agent(timeout_seconds=0), "timeout_seconds", "greater than 0"),
+        (_endpoint(base_url="http://10.1.0.1"), "base_url", "https:// address is needed"),
+        (_endpoint(allow_addresses=["10.1.0.1/16"]), "allow_addresses", "no bits below the mask"),
+        (_endpoint(allow_addresses=["localhost"]), "allow_addresses", "addresses or networks such as"),
+        (
+            _endpoint(workspaces={"web": "/srv"}),
+            "workspaces",
+            "a provider of wire 'endpoint' has no workspaces",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_command_or_endpoint_is_named(
+    content: dict[str, Any], key: str, says: str
+) -> None:
+    place, message = _problem(content)
+    assert place == ("providers", "maker", key)
     assert says in message
 
 
