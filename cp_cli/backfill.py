@@ -19,11 +19,19 @@ class Job(StrEnum):
 def backfill(
     job: Annotated[Job, typer.Argument(help="The job.")],
     first: Annotated[
-        datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First submission day (UTC).")
+        datetime,
+        typer.Option(
+            "--from", formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help="First submission day (UTC)."
+        ),
     ],
     last: Annotated[
         datetime | None,
-        typer.Option("--to", formats=["%Y-%m-%d"], help="Last submission day. Default: the first."),
+        typer.Option(
+            "--to",
+            formats=["%Y-%m-%d"],
+            metavar="YYYY-MM-DD",
+            help="Last submission day. Default: the first.",
+        ),
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Dagster's webserver.")] = 3000,
 ) -> None:
