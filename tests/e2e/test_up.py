@@ -92,6 +92,15 @@ def wait_until(condition: Callable[[], bool], seconds: float = READY_SECONDS) ->
         time.sleep(0.1)
 
 
+def listens_at(process: psutil.Process) -> set[str]:
+    """Addresses a process listens at; none when it has ended since it was found."""
+    try:
+        connections = process.net_connections()
+    except psutil.NoSuchProcess:
+        return set()
+    return {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}
+
+
 def postgres_processes(home: Path) -> list[psutil.Process]:
     place = existing_place(home)
     return [
@@ -120,10 +129,9 @@ def test_up_is_ready_when_it_says_so_and_an_interrupt_leaves_nothing_behind(
     assert f"http://127.0.0.1:{port}" in said
     assert (home / "inbox").is_dir()
     listening = {
-        connection.laddr.ip
+        address
         for process in [*processes_of(home), *postgres_processes(home)]
-        for connection in process.net_connections()
-        if connection.status == psutil.CONN_LISTEN
+        for address in listens_at(process)
     }
     assert listening == {"127.0.0.1"}
 

@@ -105,7 +105,7 @@ def test_every_asset_shows_counts_distributions_and_plots(worked, simulator_url,
 def test_a_run_that_has_no_time_leaves_its_tasks_to_the_next_one(database, simulator_url, tmp_path):
     submit(database, rows(DAY, 4), tmp_path)
     defs = definitions(database, simulator_url, tmp_path)
-    no_time = {"ops": {"execution_outcomes": {"config": {"time_budget_seconds": 0.001}}}}
+    no_time = {"ops": {"execution_outcomes": {"config": {"time_budget_seconds": 1e-6}}}}
     first = run(defs, "process_queue", DAY, run_config=no_time)
     assert first.success
     assert metadata_of(first)["execution_outcomes"]["why this run ended"] == "time budget"
