@@ -42,9 +42,10 @@ from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from benchmarks.report import note, report
+from cp_core.assignment.calibration import Calibration
 from cp_core.assignment.market import Catalogue, open_market
 from cp_core.assignment.plans import PlanPolicy
-from cp_core.assignment.predict import Calibration, PredictionPolicy
+from cp_core.assignment.predict import PredictionPolicy
 from cp_core.assignment.solver import NO_PLAN, Problem, Solution, solve
 from cp_core.assignment.strategies import ObjectivePolicy, Strategy
 from cp_core.models.registry import ModelRegistry

@@ -24,9 +24,9 @@ from psycopg.types.json import Jsonb
 
 from benchmarks.report import note, report
 from cp_core.assignment.cache import PlannerCache
+from cp_core.assignment.calibration import Calibration
 from cp_core.assignment.inline import Answer, Circumstances, Desk
 from cp_core.assignment.market import Catalogue
-from cp_core.assignment.predict import Calibration
 from cp_core.assignment.strategies import Strategy
 from cp_core.quota.account import Account
 from cp_core.scoring.config import Complexity, Domain

@@ -27,7 +27,6 @@ import psycopg
 from cp_core.assignment.decision import Decision, Outcome, reservation_key
 from cp_core.assignment.market import Catalogue
 from cp_core.assignment.optimal import Round, assign_optimal
-from cp_core.assignment.predict import Calibration
 from cp_core.assignment.retry import Step
 from cp_core.assignment.strategies import Strategy
 from cp_core.assignment.summary import AssignmentSummary
@@ -173,7 +172,11 @@ class Assigner:
     def _catalogue(self) -> Catalogue:
         policies = self._policies
         return Catalogue(
-            self._registry, policies.prediction, policies.plans, policies.objective, Calibration()
+            self._registry,
+            policies.prediction,
+            policies.plans,
+            policies.objective,
+            self._configuration.learned.calibration,
         )
 
     def _prepare(self) -> datetime:

@@ -6,9 +6,9 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 from cp_core.assignment.market import Catalogue
-from cp_core.assignment.predict import Calibration
 from cp_core.assignment.replay import StoredDecision, StoredRound, replay_plan, replay_round
 from cp_core.assignment.strategies import Strategy
+from cp_core.learning.learned import Learned
 from cp_core.models.registry import ModelRegistry
 from cp_core.policy.policies import Policies
 from cp_core.tasks.reasons import Reason
@@ -72,7 +72,8 @@ class Replay:
 
 def _catalogue(content: dict[str, Any], policies: Policies) -> Catalogue:
     registry = ModelRegistry.model_validate(content["models"])
-    return Catalogue(registry, policies.prediction, policies.plans, policies.objective, Calibration())
+    learned = Learned.model_validate(content.get("learned", {}))
+    return Catalogue(registry, policies.prediction, policies.plans, policies.objective, learned.calibration)
 
 
 _DECISION: LiteralString = "SELECT batch, explanation FROM cp.assignments WHERE decision_id = %s"

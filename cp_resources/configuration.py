@@ -1,5 +1,7 @@
 """Configuration: reads models.yaml, scoring.yaml and policies.yaml, and keeps every version that was used.
 
+What was learned is laid over what the files say, and is part of the version.
+
 What the keys mean is said by the pydantic models of `cp_core`; here is only how files become those models,
 and how whatever is wrong in them is shown to a person.
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from difflib import get_close_matches
 from functools import cached_property
@@ -22,6 +24,7 @@ from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from cp_core.learning.learned import Learned
 from cp_core.models.registry import ModelRegistry
 from cp_core.policy.policies import Policies
 from cp_core.scoring.config import ScoringConfig
@@ -49,19 +52,31 @@ class Configuration:
     registry: ModelRegistry
     scoring: ScoringConfig
     policies: Policies
+    learned: Learned = field(default_factory=Learned)
+
+    def with_learned(self, learned: Learned) -> Configuration:
+        """This configuration with `learned` laid over it; it must not have anything laid over it yet.
+
+        Raises:
+            LearnedError: a key that was learned is not, or no longer, one of scoring.yaml's numbers.
+        """
+        return replace(self, scoring=learned.apply_to(self.scoring), learned=learned)
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 of the canonical JSON of all three: the same for files that differ in layout only."""
+        """SHA-256 of the canonical JSON of all of it: the same for files that differ in layout only."""
         return hashlib.sha256(_canonical_json(self.as_dict()).encode()).hexdigest()
 
     def as_dict(self) -> dict[str, Any]:
         """The configuration as plain JSON values; each section validates to what it was made from."""
-        return {
+        content = {
             "models": _plain(self.registry.model_dump()),
             "scoring": _plain(self.scoring.model_dump()),
             "policies": _plain(self.policies.model_dump()),
         }
+        if self.learned != Learned():
+            content["learned"] = _plain(self.learned.model_dump())
+        return content
 
     def remember(self, connection: psycopg.Connection) -> str:
         """Store this version in config_versions, unless it is there, and return its hash."""

@@ -24,7 +24,6 @@ from cp_core.assignment.cache import PlannerCache
 from cp_core.assignment.decision import Decision, Outcome, reservation_key
 from cp_core.assignment.inline import Answer, Circumstances, Desk
 from cp_core.assignment.market import Catalogue
-from cp_core.assignment.predict import Calibration
 from cp_core.assignment.retry import Step, next_step
 from cp_core.assignment.summary import AssignmentSummary
 from cp_core.assignment.telemetry import AssignmentTelemetry
@@ -126,7 +125,11 @@ class Planner:
         self._desk = Desk(
             configuration.registry,
             Catalogue(
-                configuration.registry, policies.prediction, policies.plans, policies.objective, Calibration()
+                configuration.registry,
+                policies.prediction,
+                policies.plans,
+                policies.objective,
+                configuration.learned.calibration,
             ),
             policies.assignment,
             policies.fairness,

@@ -14,10 +14,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from cp_core.assignment.calibration import Calibration
 from cp_core.assignment.eligibility import CODES, ELIGIBLE
 from cp_core.assignment.options import Options
 from cp_core.assignment.plans import Outlook, PlanBook, PlanPolicy, plan_book
-from cp_core.assignment.predict import Calibration, Columns, PredictionPolicy, Predictor
+from cp_core.assignment.predict import Columns, PredictionPolicy, Predictor
 from cp_core.assignment.solver import Problem, Solution, solve
 from cp_core.assignment.strategies import ObjectivePolicy, Setting, Strategy, worth
 from cp_core.models.registry import ModelRegistry

@@ -2,13 +2,14 @@
 
 Until learning supplies better, a model's success is the registry's prior for the domain, moved by the task's
 complexity on the log-odds scale, and tokens are the task's own estimate. A calibration replaces either where it
-has cells. Everything that does not depend on the task is worked out once, when a `Predictor` is made.
+has cells, and moves it by the traits of the task's text where it has weights for them. Everything that does not
+depend on the task is worked out once, when a `Predictor` is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from cp_core.assignment.calibration import Calibration
 from cp_core.models.registry import Model, Tier
 from cp_core.scoring.config import Complexity, Domain
 
@@ -57,21 +59,6 @@ class PredictionPolicy(BaseModel):
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """What was learned, as tables. An absent cell leaves the prior as it is.
-
-    Attributes:
-        success: probability of success by model, domain and complexity.
-        input_factor: actual over estimated input tokens, by model.
-        output_factor: actual over estimated output tokens, by model.
-    """
-
-    success: Mapping[tuple[str, Domain, Complexity], float] = field(default_factory=dict)
-    input_factor: Mapping[str, float] = field(default_factory=dict)
-    output_factor: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Predictions:
     """Expectations for n tasks with m models; every array has shape (m, n).
 
@@ -110,8 +97,12 @@ class Predictor:
                 for model in models
             ]
         ).reshape(len(models), len(Domain), len(Complexity))
-        self._input_factor = _column(calibration.input_factor.get(model.name, 1.0) for model in models)
-        self._output_factor = _column(calibration.output_factor.get(model.name, 1.0) for model in models)
+        tokens = [[calibration.tokens_of(model.name, domain) for domain in Domain] for model in models]
+        self._input_mean = _factors([[cell.input.mean for cell in row] for row in tokens])
+        self._input_median = _factors([[cell.input.median for cell in row] for row in tokens])
+        self._output_mean = _factors([[cell.output.mean for cell in row] for row in tokens])
+        self._output_median = _factors([[cell.output.median for cell in row] for row in tokens])
+        self._trait_weights = _trait_weights(models, calibration)
         self._input_usd = _column(_usd_per_token(model.input_usd_per_million) for model in models)
         self._output_usd = _column(_usd_per_token(model.output_usd_per_million) for model in models)
         self._seconds_per_token = _column(1 / policy.tokens_per_second[model.tier] for model in models)
@@ -121,21 +112,33 @@ class Predictor:
         """Predict every pair.
 
         Args:
-            tasks: n rows with domain, complexity, input_mean, input_median, output_mean and output_median (tokens).
+            tasks: n rows with domain, complexity, input_mean, input_median, output_mean and output_median (tokens),
+                and, where the calibration looks at texts, traits: (n, k).
 
         Raises:
             KeyError: a domain or complexity that is not known.
         """
-        input_mean = self._input_factor * _row(tasks["input_mean"])
-        output_mean = self._output_factor * _row(tasks["output_mean"])
+        domains = _codes(tasks["domain"], _DOMAINS)
+        success = self._success[:, domains, _codes(tasks["complexity"], _COMPLEXITIES)]
+        input_mean = _per_domain(self._input_mean, domains) * _row(tasks["input_mean"])
+        input_median = _per_domain(self._input_median, domains) * _row(tasks["input_median"])
+        output_mean = _per_domain(self._output_mean, domains) * _row(tasks["output_mean"])
+        output_median = _per_domain(self._output_median, domains) * _row(tasks["output_median"])
+        if self._trait_weights is not None and "traits" in tasks:
+            traits = np.asarray(tasks["traits"], dtype=np.float64)
+            shift, input_shift, output_shift = self._trait_weights @ traits.T
+            success = shift_log_odds(success, shift)
+            input_mean, input_median = input_mean * np.exp(input_shift), input_median * np.exp(input_shift)
+            output_mean, output_median = (
+                output_mean * np.exp(output_shift),
+                output_median * np.exp(output_shift),
+            )
         return Predictions(
-            success=self._success[
-                :, _codes(tasks["domain"], _DOMAINS), _codes(tasks["complexity"], _COMPLEXITIES)
-            ],
+            success=success,
             input_mean=input_mean,
-            input_median=self._input_factor * _row(tasks["input_median"]),
+            input_median=input_median,
             output_mean=output_mean,
-            output_median=self._output_factor * _row(tasks["output_median"]),
+            output_median=output_median,
             list_usd=input_mean * self._input_usd + output_mean * self._output_usd,
             seconds=self._start_seconds + output_mean * self._seconds_per_token,
         )
@@ -150,7 +153,7 @@ def shift_log_odds(probability: Doubles, shift: float | Doubles) -> Doubles:
 def _success(
     model: Model, domain: Domain, complexity: Complexity, policy: PredictionPolicy, calibration: Calibration
 ) -> float:
-    learned = calibration.success.get((model.name, domain, complexity))
+    learned = calibration.success_of(model.name, domain, complexity)
     if learned is not None:
         return float(np.clip(learned, _CERTAIN, 1 - _CERTAIN))
     prior = model.capability.get(domain, 0.0)
@@ -158,6 +161,29 @@ def _success(
         return 0.0
     shift = policy.complexity_log_odds[complexity]
     return float(shift_log_odds(np.clip(np.array(prior), _CERTAIN, 1 - _CERTAIN), shift))
+
+
+def _factors(by_model: Sequence[Sequence[float]]) -> Doubles:
+    """Factors by model and domain; a single column where no domain has its own, which is quicker to multiply with."""
+    factors = np.array(by_model, dtype=np.float64).reshape(len(by_model), len(Domain))
+    return factors[:, :1] if (factors == factors[:, :1]).all() else factors
+
+
+def _per_domain(factors: Doubles, domains: Codes) -> Doubles:
+    return factors if factors.shape[1] == 1 else factors[:, domains]
+
+
+def _trait_weights(models: Sequence[Model], calibration: Calibration) -> Doubles | None:
+    """Weights of success, input and output, by model and trait: (3, m, k); None where texts are not looked at."""
+    by_kind = (calibration.traits.success, calibration.traits.input, calibration.traits.output)
+    lengths = {len(weights) for kind in by_kind for weights in kind.values()}
+    if calibration.trait_model is None or not lengths:
+        return None
+    (traits,) = lengths
+    nothing = (0.0,) * traits
+    return np.array([[kind.get(model.name, nothing) for model in models] for kind in by_kind]).reshape(
+        len(by_kind), len(models), traits
+    )
 
 
 def _codes(names: Iterable[str], positions: Mapping[str, int]) -> Codes:

@@ -8,13 +8,14 @@ from uuid import UUID, uuid5
 import pandas as pd
 from hand_made import NOW, accounts, registry, task
 
+from cp_core.assignment.calibration import Calibration
 from cp_core.assignment.exploration import ExplorationPolicy
 from cp_core.assignment.fairness import FairnessPolicy
 from cp_core.assignment.market import Catalogue
 from cp_core.assignment.optimal import Round, assign_optimal
 from cp_core.assignment.plans import PlanPolicy
 from cp_core.assignment.policy import AssignmentPolicy
-from cp_core.assignment.predict import Calibration, PredictionPolicy
+from cp_core.assignment.predict import PredictionPolicy
 from cp_core.assignment.strategies import ObjectivePolicy, Strategy
 
 REGISTRY = registry()

@@ -16,6 +16,7 @@ from market_tasks import CATALOGUE, REGISTRY, decide, market_task
 from pandas import DataFrame
 
 from cp_core.assignment.cache import PlannerCache
+from cp_core.assignment.calibration import Calibration
 from cp_core.assignment.decision import Outcome
 from cp_core.assignment.exploration import ExplorationPolicy
 from cp_core.assignment.fairness import FairnessPolicy
@@ -25,7 +26,7 @@ from cp_core.assignment.narration import in_words
 from cp_core.assignment.optimal import assign_optimal
 from cp_core.assignment.plans import PlanPolicy
 from cp_core.assignment.policy import AssignmentPolicy, Band, relaxed
-from cp_core.assignment.predict import Calibration, PredictionPolicy
+from cp_core.assignment.predict import PredictionPolicy
 from cp_core.assignment.strategies import OBJECTIVES, ObjectivePolicy, Strategy
 from cp_core.assignment.tiered import assign_tiered
 from cp_core.models.registry import ModelRegistry, Tier

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from hand_made import NOW, accounts, frame, registry, task
 
+from cp_core.assignment.calibration import Calibration
 from cp_core.assignment.eligibility import CODES
 from cp_core.assignment.market import Catalogue, Market, lapsing_of, open_market
 from cp_core.assignment.plans import CheckPolicy, PlanPolicy
-from cp_core.assignment.predict import Calibration, PredictionPolicy
+from cp_core.assignment.predict import PredictionPolicy
 from cp_core.assignment.solver import NO_PLAN
 from cp_core.assignment.strategies import ObjectivePolicy, Strategy
 from cp_core.tasks.reasons import Reason

@@ -8,9 +8,10 @@ from hand_made import MODELS, registry
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cp_core.assignment.calibration import Calibration, ModelTokens, TokenFactors, TraitWeights
 from cp_core.assignment.options import Options
 from cp_core.assignment.plans import CheckPolicy, PlanBook, PlanPolicy, escalations, plan_book
-from cp_core.assignment.predict import Calibration, PredictionPolicy, Predictor, shift_log_odds
+from cp_core.assignment.predict import PredictionPolicy, Predictor, shift_log_odds
 from cp_core.models.registry import Tier
 from cp_core.scoring.config import Complexity, Domain
 
@@ -108,7 +109,8 @@ def test_more_single_options_than_plans_are_refused():
 def test_what_was_learned_replaces_the_prior_in_its_cell_only():
     options = paid_options("haiku")
     learned = Calibration(
-        success={("haiku", Domain.BACKEND, Complexity.MODERATE): 0.8}, input_factor={"haiku": 1.5}
+        success={"haiku": {Domain.BACKEND: {Complexity.MODERATE: 0.8}}},
+        tokens={"haiku": {Domain.BACKEND: ModelTokens(input=TokenFactors(mean=1.5, high=2.0))}},
     )
     expected = predictor(options, learned).predict(TASK)
     assert expected.success[0, 0] == pytest.approx(0.8)
@@ -116,6 +118,18 @@ def test_what_was_learned_replaces_the_prior_in_its_cell_only():
     assert expected.output_mean[0, 0] == pytest.approx(2_000)
     elsewhere = predictor(options, learned).predict({**TASK, "domain": ["frontend"]})
     assert elsewhere.success[0, 0] == pytest.approx(0.5)
+
+
+def test_traits_move_success_on_the_log_odds_scale_and_tokens_on_the_logarithm():
+    options = paid_options("haiku")
+    weights = TraitWeights(success={"haiku": (1.0, 0.0)}, output={"haiku": (0.0, np.log(2))})
+    learned = Calibration(trait_model="a" * 64, traits=weights)
+    seen = predictor(options, learned).predict({**TASK, "traits": np.array([[0.5, 1.0]])})
+    assert seen.success[0, 0] == pytest.approx(1 / (1 + np.exp(-0.5)))  # the prior is 0.5
+    assert seen.output_mean[0, 0] == pytest.approx(4_000)
+    assert seen.input_mean[0, 0] == pytest.approx(20_000)
+    unseen = predictor(options, learned).predict(TASK)
+    assert unseen.success[0, 0] == pytest.approx(0.5)
 
 
 def test_complexity_moves_the_prior_on_the_log_odds_scale():
@@ -141,8 +155,8 @@ def test_an_escalation_never_charges_more_than_all_its_stages(abilities, sensiti
     plan = (position(options, "haiku"), position(options, "opus"))
     learned = Calibration(
         success={
-            ("haiku", Domain.BACKEND, Complexity.MODERATE): abilities[0],
-            ("opus", Domain.BACKEND, Complexity.MODERATE): abilities[1],
+            "haiku": {Domain.BACKEND: {Complexity.MODERATE: abilities[0]}},
+            "opus": {Domain.BACKEND: {Complexity.MODERATE: abilities[1]}},
         }
     )
     predictions = predictor(options, learned).predict(TASK)
