@@ -10,6 +10,7 @@ from datetime import datetime
 
 from sqlalchemy import (
     ARRAY,
+    REAL,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Numeric,
     SmallInteger,
@@ -179,6 +181,7 @@ task_scores = Table(
     Column("output_median", Double, nullable=False),
     Column("output_low", Double, nullable=False),
     Column("output_high", Double, nullable=False),
+    Column("traits", ARRAY(REAL), comment="what the trait model saw in the text; null: none was in force"),
     Column("config_hash", Text, nullable=False),
     _timestamp("scored_at", default_now=True),
     CheckConstraint("score BETWEEN 0 AND 100", name="score"),
@@ -514,6 +517,126 @@ performance_metrics = Table(
     Column(
         "output_error_ratio", Double, comment="actual over estimated output tokens, of successful attempts"
     ),
+)
+
+performance_estimates = Table(
+    "performance_estimates",
+    metadata,
+    Column("day", Date, primary_key=True, comment="last day of the window that was looked at"),
+    Column("model", Text, primary_key=True),
+    Column("domain", Text, primary_key=True, comment="'all' for every domain"),
+    Column("complexity", Text, primary_key=True, comment="'all' for every complexity"),
+    Column("effective_n", Double, nullable=False, comment="attempts, each weighed by its age"),
+    Column("measures", JSONB, nullable=False, comment="value, low and high of each measure, by its name"),
+)
+
+learning_results = Table(
+    "learning_results",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("asset", Text, primary_key=True, comment="asset of the group learning that found it"),
+    Column("content", JSONB, nullable=False),
+    Column("config_hash", Text, nullable=False, comment="configuration that was in force"),
+    Column("run_id", Text),
+    _timestamp("made_at", default_now=True),
+)
+
+learning_reports = Table(
+    "learning_reports",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("html", Text, nullable=False),
+    Column("markdown", Text, nullable=False),
+    _timestamp("made_at", default_now=True),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("artifact_hash", Text, primary_key=True, comment="sha-256 of the content"),
+    Column("kind", Text, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    _timestamp("created_at", default_now=True),
+)
+
+config_candidates = Table(
+    "config_candidates",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("config_hash", Text, ForeignKey("cp.config_versions.config_hash"), nullable=False),
+    Column("champion_hash", Text, nullable=False, comment="version that it was made from"),
+    Column("changes", JSONB, nullable=False, comment="each number that differs: before, after and limit"),
+    Column("evidence", JSONB, nullable=False, comment="what the gates judge it by"),
+    Column("run_id", Text),
+    _timestamp("made_at", default_now=True),
+)
+
+# Triggers of the migration refuse UPDATE, DELETE and TRUNCATE.
+gate_results = Table(
+    "gate_results",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("config_hash", Text, nullable=False, comment="the version that was judged, and no other"),
+    Column("day", Date, nullable=False),
+    Column("gate", Text, nullable=False),
+    Column("has_passed", Boolean, nullable=False),
+    Column("evidence", JSONB, nullable=False),
+    Column("run_id", Text),
+    _timestamp("judged_at", default_now=True),
+    Index("ix_gate_results_config_hash", "config_hash", "gate"),
+)
+
+config_pointers = Table(
+    "config_pointers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("config_hash", Text, ForeignKey("cp.config_versions.config_hash"), nullable=False),
+    _timestamp("moved_at", default_now=True),
+    CheckConstraint("name IN ('champion', 'challenger', 'previous')", name="name"),
+)
+
+# Triggers of the migration refuse UPDATE, DELETE and TRUNCATE.
+promotions = Table(
+    "promotions",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    _timestamp("promoted_at", default_now=True),
+    Column("action", Text, nullable=False, comment="promote, rollback, challenge or refuse"),
+    Column("from_hash", Text, comment="champion before"),
+    Column("to_hash", Text, nullable=False, comment="champion, or what was refused or challenges"),
+    Column("by", Text, nullable=False, comment="login name, or the asset that did it"),
+    Column("reason", Text, nullable=False),
+    Column("evidence", JSONB, nullable=False),
+    CheckConstraint("action IN ('promote', 'rollback', 'challenge', 'refuse')", name="action"),
+)
+
+experiments = Table(
+    "experiments",
+    metadata,
+    Column("experiment", Text, primary_key=True),
+    Column("layer", Text, nullable=False, comment="experiments of one layer never share a unit"),
+    Column("state", Text, nullable=False),
+    Column("salt", Text, nullable=False),
+    Column(
+        "definition", JSONB, nullable=False, comment="arms, frozen weights, metrics, minimum sample and time"
+    ),
+    _timestamp("created_at", default_now=True),
+    _timestamp("started_at", nullable=True),
+    _timestamp("ended_at", nullable=True),
+    Column("conclusion", Text),
+    CheckConstraint("state IN ('draft', 'running', 'graduated', 'stopped')", name="state"),
+    CheckConstraint("(state IN ('graduated', 'stopped')) = (ended_at IS NOT NULL)", name="ended"),
+)
+
+# Triggers of the migration refuse UPDATE, DELETE and TRUNCATE.
+exposures = Table(
+    "exposures",
+    metadata,
+    Column("experiment", Text, ForeignKey("cp.experiments.experiment"), primary_key=True),
+    Column("unit", Text, primary_key=True, comment="task_id, or the start of a switchback block"),
+    Column("arm", Text, nullable=False),
+    _timestamp("exposed_at", default_now=True),
+    Index("ix_exposures_unit", "unit"),
 )
 
 events = Table(
