@@ -10,7 +10,7 @@ from dagster import AssetSpec, Definitions, in_process_executor, map_asset_specs
 
 from cp_assets.assignment import assignments, assignments_checks
 from cp_assets.execution import execution_outcomes, execution_outcomes_checks
-from cp_assets.learning import performance_metrics, performance_metrics_checks
+from cp_assets.learning.performance import performance_metrics, performance_metrics_checks
 from cp_assets.marts import build_marts
 from cp_assets.queue import scored_tasks, scored_tasks_checks, task_queue, task_queue_checks
 from cp_assets.registry import model_registry, model_registry_checks

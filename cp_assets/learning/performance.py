@@ -1,4 +1,4 @@
-"""Group `learning`: what the outcomes of a day teach about the models."""
+"""What the outcomes of a day say of each model."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any

@@ -1,0 +1,1 @@
+"""What `benchmarks.learning` measures: a module a claim, each with a `measure()` that reports."""

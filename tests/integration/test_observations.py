@@ -1,0 +1,42 @@
+"""Learning sees every ended execution of its window, and nothing else."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pandas as pd
+from worked_day import DAY
+
+from cp_resources.database import Database
+from cp_resources.observations import Observations
+
+
+def test_a_window_holds_each_ended_execution_of_its_days_once(worked: Database):
+    [(ended, tokens, cost)] = worked.fetch(
+        "SELECT count(*), sum(input_tokens + output_tokens), sum(cost_usd) FROM executions WHERE state <> 'running'"
+    )
+    seen = Observations(worked).window(DAY, 1)
+    assert len(seen) == seen["execution"].nunique() == ended > 0
+    assert (seen["input_tokens"] + seen["output_tokens"]).sum() == tokens
+    assert abs(seen["cost_usd"].sum() - float(cost)) < 1e-6
+    assert set(seen["age_days"]) == {0}
+    assert seen["model_version"].notna().all()
+
+
+def test_the_age_of_an_outcome_counts_from_the_end_of_the_window(worked: Database):
+    later = Observations(worked).window(DAY + timedelta(days=3), 7)
+    assert set(later["age_days"]) == {3}
+    assert Observations(worked).window(DAY + timedelta(days=3), 3).empty
+    assert Observations(worked).window(DAY - timedelta(days=1), 30).empty
+
+
+def test_what_was_cut_off_is_marked_and_texts_come_on_request(worked: Database):
+    worked.fetch(
+        "UPDATE executions SET state = 'failed', reason = 'TIMEOUT', quality = NULL "
+        "WHERE id = (SELECT min(id) FROM executions) RETURNING id"
+    )
+    seen = Observations(worked).window(DAY, 1, with_texts=True)
+    assert list(seen.loc[seen["reason"] == "TIMEOUT", "is_censored"].unique()) == [True]
+    assert not seen.loc[seen["reason"].isna(), "is_censored"].any()
+    assert seen["title"].str.len().min() > 0
+    assert isinstance(seen["started_at"].dtype, pd.DatetimeTZDtype)
