@@ -453,7 +453,8 @@ quota_accounts = Table(
     ),
 )
 
-# Triggers of the migration refuse UPDATE, DELETE and TRUNCATE, and check each batch that is written: both
+# Written by cp.enter_transfers, a function of the migrations, together with what the transfers move.
+# Triggers of the migrations refuse UPDATE, DELETE and TRUNCATE, and check each batch that is written: both
 # accounts exist and count the same unit; a post or void resolves a pending transfer between the same accounts,
 # and is at most what was reserved. Foreign keys would check the same hot rows once for every transfer.
 quota_transfers = Table(

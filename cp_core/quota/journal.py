@@ -1,8 +1,8 @@
 """The ledger's rules: double entry, append only, two phases. `cp_resources.ledger` reads and stores.
 
-A batch of reservations or settlements is decided first, as transfers; a journal then moves the balances by
-them and enters what else follows: windows that turn over, use that was not reserved. Every entry moves both
-sides of a transfer at once, so debits equal credits by construction.
+A batch of reservations or settlements is decided as transfers, and as what these add to the counters of the
+accounts. A journal enters what follows beside it: windows that turn over, use that was not reserved. Every
+entry moves both sides of a transfer at once, so debits equal credits by construction.
 
     grant     source  -> account   at the opening of a window, or when a limit was raised
     lapse     account -> source    what a window left over, or what a lowered limit takes away
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from operator import sub
+from operator import add, sub
 from typing import NamedTuple
 from uuid import UUID, uuid5
 
@@ -114,10 +114,18 @@ class Pending(NamedTuple):
 class Counters(NamedTuple):
     """The four sums of an account, or what was added to them."""
 
-    debits_pending: Decimal
-    debits_posted: Decimal
-    credits_pending: Decimal
-    credits_posted: Decimal
+    debits_pending: Decimal = _ZERO
+    debits_posted: Decimal = _ZERO
+    credits_pending: Decimal = _ZERO
+    credits_posted: Decimal = _ZERO
+
+    def plus(self, other: Counters) -> Counters:
+        """Both together."""
+        return Counters(*map(add, self, other))
+
+
+Moves = dict[str, Counters]
+"""What is added to the counters, by account."""
 
 
 @dataclass(slots=True)
@@ -227,7 +235,7 @@ class Resolution(NamedTuple):
 
 def decide_reservations(
     reservations: Sequence[Reservation],
-    pendings: Iterable[Pending],
+    made: Mapping[UUID, set[str]],
     balances: Mapping[str, Balance],
     now: datetime,
     expires_at: datetime,
@@ -236,7 +244,7 @@ def decide_reservations(
 
     Args:
         reservations: what is wanted.
-        pendings: every pending transfer of their keys that is stored already, resolved or not.
+        made: the keys that were reserved before, with their accounts.
         balances: by account.
         now: windows that ended by then are counted as if they had been opened anew.
         expires_at: of the pending transfers.
@@ -247,9 +255,7 @@ def decide_reservations(
     Raises:
         LedgerError: an account does not exist, or a key was reserved before over other accounts.
     """
-    made: dict[UUID, set[str]] = {}
-    for pending in pendings:
-        made.setdefault(pending.reservation, set()).add(pending.debit_account)
+    made = dict(made)
     wanted = {account for reservation in reservations for account in reservation.amounts}
     rows = {account: _quota_account(balances, account) for account in wanted}
     available = {account: row.available_at(now) for account, row in rows.items()}
@@ -336,6 +342,49 @@ def _resolve(pending: Pending, used: Decimal) -> Resolution:
     return Resolution(transfer, pending.amount)
 
 
+def windows_to_open(pendings: Iterable[Transfer], balances: Mapping[str, Balance], now: datetime) -> set[str]:
+    """The accounts of pending transfers whose window has ended: what is reserved opens a new one."""
+    accounts = {pending.debit_account for pending in pendings}
+    return {account for account in accounts if _quota_account(balances, account).has_ended(now)}
+
+
+def held_by(pendings: Iterable[Transfer]) -> Moves:
+    """What pending transfers hold, on both sides, until they are resolved."""
+    return _moves(
+        (pending.debit_account, pending.credit_account, pending.amount, _ZERO) for pending in pendings
+    )
+
+
+def moved_by(resolutions: Iterable[Resolution]) -> Moves:
+    """What resolutions free of what was held, and move of what was used."""
+    return _moves(
+        (
+            transfer.debit_account,
+            transfer.credit_account,
+            -reserved,
+            transfer.amount if transfer.phase is Phase.POST else _ZERO,
+        )
+        for transfer, reserved in resolutions
+    )
+
+
+def _moves(entries: Iterable[tuple[str, str, Decimal, Decimal]]) -> Moves:
+    """The sums of entries: debit account, credit account, what becomes pending, what is posted."""
+    pending: dict[tuple[str, str], Decimal] = {}
+    posted: dict[tuple[str, str], Decimal] = {}
+    for debit, credit, held, used in entries:
+        sides = debit, credit
+        pending[sides] = pending.get(sides, _ZERO) + held
+        posted[sides] = posted.get(sides, _ZERO) + used
+    moves: Moves = {}
+    for sides, held in pending.items():
+        debits = Counters(debits_pending=held, debits_posted=posted[sides])
+        credits_ = Counters(credits_pending=held, credits_posted=posted[sides])
+        for account, added in zip(sides, (debits, credits_), strict=True):
+            moves[account] = moves.get(account, Counters()).plus(added)
+    return moves
+
+
 class Journal:
     """Entries over `balances` (by account, and kept up to date) at the instant `now`.
 
@@ -351,7 +400,7 @@ class Journal:
         self.rewindowed: set[str] = set()
         self._before = {account: balance.counters() for account, balance in balances.items()}
 
-    def moves(self) -> dict[str, Counters]:
+    def moves(self) -> Moves:
         """What was added to the counters, by account."""
         added = {
             account: Counters(*map(sub, self.balances[account].counters(), before))
@@ -359,30 +408,11 @@ class Journal:
         }
         return {account: counters for account, counters in added.items() if any(counters)}
 
-    def reserve(self, pendings: Iterable[Transfer]) -> bool:
-        """Hold what `decide_reservations` gave out, opening windows for it; False where it fits no more."""
-        wanted: dict[str, Decimal] = {}
-        for pending in pendings:
-            wanted[pending.debit_account] = wanted.get(pending.debit_account, _ZERO) + pending.amount
-        for account, amount in wanted.items():
-            row = self._account(account)
-            if row.has_ended(self._now):
+    def open_windows(self, accounts: Iterable[str]) -> None:
+        """Turn over those of `accounts` whose window has ended and was not opened meanwhile."""
+        for account in accounts:
+            if self._account(account).has_ended(self._now):
                 self.turn_over(account)
-            if amount > row.held:
-                return False
-            row.debits_pending += amount
-            self.balances[spent(row.unit)].credits_pending += amount
-        return True
-
-    def resolve(self, resolutions: Iterable[Resolution]) -> None:
-        """Move what `decide_settlements` posted, and free what it did not use."""
-        for transfer, reserved in resolutions:
-            debit, credit = self.balances[transfer.debit_account], self.balances[transfer.credit_account]
-            debit.debits_pending -= reserved
-            credit.credits_pending -= reserved
-            if transfer.phase is Phase.POST:
-                debit.debits_posted += transfer.amount
-                credit.credits_posted += transfer.amount
 
     def overrun(self, use: Use) -> None:
         """Charge what was used without being reserved. What the account does not hold, its source grants."""
