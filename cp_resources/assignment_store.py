@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any, LiteralString
+from decimal import Decimal
+from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 import pandas as pd
@@ -29,6 +30,7 @@ from cp_resources.ledger import reservation_transfers
 Row = Any
 """A named tuple with the columns of `_FACTS`."""
 
+_TRANSIENT = sorted(TRANSIENT)
 _CAPS_LOCK = 0x6370_7763  # any number that only those who fill capped workspaces take
 _to_json = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 
@@ -47,6 +49,38 @@ class Stamp:
     path: str
     run_id: str | None = None
     batch: UUID | None = None
+
+
+class Standing(NamedTuple):
+    """A task's state and its newest decision; `explanation` holds the prices that decided, where there were any."""
+
+    state: TaskState
+    outcome: Outcome
+    reason: Reason | None
+    plan: list[dict[str, Any]]
+    expected_cost_usd: Decimal | None
+    explanation: dict[str, Any]
+    config_hash: str
+
+
+class Moved(NamedTuple):
+    """A task's move that is on its way to the server.
+
+    Attributes:
+        states: the new state of the task if it gets another one, by task.
+    """
+
+    states: dict[int, TaskState]
+    update: psycopg.Cursor[Any]
+
+    def check(self) -> None:
+        """Make sure, when the pipeline has ended, that the task was where its decision left it.
+
+        Raises:
+            RuntimeError: it was not.
+        """
+        if self.update.rowcount != 1:
+            raise RuntimeError("a locked task was decided, but could not be moved")
 
 
 class Facts:
@@ -112,10 +146,15 @@ class AssignmentStore:
         Args:
             lock: keep the rows until the transaction ends, and leave out those that another one keeps.
         """
-        parameters = {"tasks": list(tasks), "due": due or "infinity", "transient": sorted(TRANSIENT)}
+        parameters = {"tasks": list(tasks), "due": due or "infinity", "transient": _TRANSIENT}
         with connection.cursor(row_factory=namedtuple_row) as cursor:
             query = _LOCKED_TASKS if lock else _TASKS
             return Facts(cursor.execute(query, parameters).fetchall(), config_hash)
+
+    def ask(self, connection: psycopg.Connection, task_id: str) -> psycopg.Cursor[Row]:
+        """Ask for the facts of one task, empty unless it is open; read them from the cursor, after a pipeline's end."""
+        cursor = connection.cursor(row_factory=namedtuple_row)
+        return cursor.execute(_ONE_TASK, {"task_id": task_id, "transient": _TRANSIENT}, prepare=True)
 
     def lock_unchanged(self, connection: psycopg.Connection, rows: Sequence[Row]) -> set[int]:
         """Lock the tasks that are as they were when their facts were read, and that nobody else has locked."""
@@ -168,21 +207,29 @@ class AssignmentStore:
             for decision, row in new:
                 identity = facts.ids[decision.task]
                 copy.write_row(_stored(assignment_of[decision.task], identity, decision, row, stamp))
-        moved = connection.execute(
-            _MOVE,
-            {
-                "tasks": [move.task for move in moves],
-                "before": [move.before.value for move in moves],
-                "states": [move.state.value for move in moves],
-                "reasons": [move.reason and move.reason.value for move in moves],
-                "models": [decision.model for decision in decisions],
-                "assignments": [assignment_of.get(move.task) for move in moves],
-                "waits": [float(waits.get(move.task, move.wait_seconds)) for move in moves],
-            },
-        ).rowcount
+        moved = _move(connection, moves, decisions, assignment_of, waits).rowcount
         if moved != len(moves):
             raise RuntimeError(f"{len(moves)} locked tasks were decided, but {moved} could be moved")
         return {move.task: move.state for move in moves if move.state is not move.before}
+
+    def store_one(
+        self,
+        connection: psycopg.Connection,
+        facts: Facts,
+        decision: Decision,
+        stamp: Stamp,
+        number: int,
+        wait_seconds: float | None,
+    ) -> Moved:
+        """What `store` does, for one task and under a given number, without waiting for the server."""
+        task = decision.task
+        move = _Move.of(decision, facts.rows[task], self._policy)
+        if not move.is_repeated:
+            row = _stored(number, facts.ids[task], decision, facts.rows[task], stamp)
+            connection.execute(_INSERT, row, prepare=True)
+        waits = {} if wait_seconds is None else {task: wait_seconds}
+        update = _move(connection, [move], [decision], {} if move.is_repeated else {task: number}, waits)
+        return Moved({} if move.state is move.before else {task: move.state}, update)
 
     def announce(
         self, connection: psycopg.Connection, kind: str, subject: str | None, payload: Mapping[str, Any]
@@ -193,10 +240,21 @@ class AssignmentStore:
             (kind, subject, Jsonb(dict(payload))),
         )
 
-    def standing(self, task_id: str) -> tuple[Any, ...] | None:
-        """State of a task and its newest decision: outcome, reason, plan, cost, explanation with prices, config."""
+    def standing(self, task_id: str) -> Standing | None:
+        """What stands for a task; None for one without any decision."""
         found = self._database.fetch(_STANDING, [task_id])
-        return found[0] if found else None
+        if not found:
+            return None
+        state, outcome, reason, plan, cost, explanation, config_hash = found[0]
+        return Standing(
+            TaskState(state),
+            Outcome(outcome),
+            reason and Reason(reason),
+            plan or [],
+            cost,
+            explanation,
+            config_hash,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +287,28 @@ class _Move:
         )
 
 
+def _move(
+    connection: psycopg.Connection,
+    moves: Sequence[_Move],
+    decisions: Sequence[Decision],
+    assignment_of: Mapping[int, int],
+    waits: Mapping[int, float],
+) -> psycopg.Cursor[Any]:
+    """Move tasks, each with its decision in the same place, to where these take them."""
+    return connection.execute(
+        _MOVE,
+        {
+            "tasks": [move.task for move in moves],
+            "before": [move.before.value for move in moves],
+            "states": [move.state.value for move in moves],
+            "reasons": [move.reason and move.reason.value for move in moves],
+            "models": [decision.model for decision in decisions],
+            "assignments": [assignment_of.get(move.task) for move in moves],
+            "waits": [float(waits.get(move.task, move.wait_seconds)) for move in moves],
+        },
+    )
+
+
 def _next_state(decision: Decision, row: Row) -> tuple[TaskState, Reason | None]:
     """Where a decision takes its task, and the reason that the task then shows.
 
@@ -245,7 +325,7 @@ def _next_state(decision: Decision, row: Row) -> tuple[TaskState, Reason | None]
 
 
 def _stored(number: int, identity: UUID, decision: Decision, row: Row, stamp: Stamp) -> tuple[Any, ...]:
-    """The columns of `_COPY`. Arrays and JSON as text: adapting them one by one takes longer than all the rest."""
+    """The columns of `_COLUMNS`. Arrays and JSON as text: adapting them one by one takes longer than all the rest."""
     transfers = reservation_transfers(reservation_key(identity, 1), decision.amounts)
     return (
         number,
@@ -299,12 +379,13 @@ LIMIT %(limit)s
 _TASK_COLUMNS: LiteralString = """
     SELECT id, task_id, submission_day, state, reason, workspace, deadline, dependencies, available_at, submitted_at,
         state_changed_at, assignment_attempts_left, xmin::text AS version
-    FROM cp.tasks WHERE id = ANY(%(tasks)s::bigint[])
+    FROM cp.tasks
 """
+_LISTED: LiteralString = f"{_TASK_COLUMNS} WHERE id = ANY(%(tasks)s::bigint[])"
 
 # A listed task may be due no longer: another assigner may have decided it. That is asked outside the fence,
 # so that the rows are found by primary key.
-_FACTS: LiteralString = f"""
+_FACTS: LiteralString = """
 SELECT t.id AS task, t.task_id, t.submission_day, t.state, t.reason, t.deadline, t.workspace, t.version, now() AS now,
     t.assignment_attempts_left AS attempts_left,
     (SELECT a.outcome FROM cp.assignment_attempts a WHERE a.task = t.id ORDER BY a.id DESC LIMIT 1) AS last_attempt,
@@ -330,13 +411,15 @@ CROSS JOIN LATERAL (
     FROM cp.executions e
     WHERE e.task = t.id AND e.state = 'failed' AND e.reason <> ALL(%(transient)s::text[])
 ) AS failure
-WHERE {_IS_DUE}
 """
 
-_TASKS: LiteralString = f"WITH chosen AS MATERIALIZED ({_TASK_COLUMNS}) {_FACTS}"
+_TASKS: LiteralString = f"WITH chosen AS MATERIALIZED ({_LISTED}) {_FACTS} WHERE {_IS_DUE}"
 _LOCKED_TASKS: LiteralString = (
-    f"WITH chosen AS MATERIALIZED ({_TASK_COLUMNS} FOR NO KEY UPDATE SKIP LOCKED) {_FACTS}"
+    f"WITH chosen AS MATERIALIZED ({_LISTED} FOR NO KEY UPDATE SKIP LOCKED) {_FACTS} WHERE {_IS_DUE}"
 )
+_ONE_TASK: LiteralString = f"""
+WITH chosen AS MATERIALIZED ({_TASK_COLUMNS} WHERE task_id = %(task_id)s AND state IN ('queued', 'deferred')) {_FACTS}
+"""
 _LOCK: LiteralString = """
 SELECT id, xmin::text FROM cp.tasks WHERE id = ANY(%(tasks)s::bigint[]) FOR NO KEY UPDATE SKIP LOCKED
 """
@@ -349,10 +432,12 @@ GROUP BY workspace
 
 _NUMBERS: LiteralString = "SELECT nextval('cp.assignments_id_seq') FROM generate_series(1, %s)"
 
-_COPY: LiteralString = """
-COPY cp.assignments (id, decision_id, task, submission_day, strategy, outcome, reason, model, funding, plan,
-    expected_cost_usd, transfers, explanation, config_hash, run_id, path, batch, propensity) FROM STDIN
+_COLUMNS: LiteralString = """
+cp.assignments (id, decision_id, task, submission_day, strategy, outcome, reason, model, funding, plan,
+    expected_cost_usd, transfers, explanation, config_hash, run_id, path, batch, propensity)
 """
+_COPY: LiteralString = f"COPY {_COLUMNS} FROM STDIN"
+_INSERT: LiteralString = f"INSERT INTO {_COLUMNS} VALUES ({', '.join(['%s'] * 18)})"
 
 _MOVE: LiteralString = """
 WITH decided AS MATERIALIZED (

@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -27,10 +28,10 @@ from cp_core.assignment.market import Catalogue
 from cp_core.assignment.retry import Step, next_step
 from cp_core.assignment.summary import AssignmentSummary
 from cp_core.assignment.telemetry import AssignmentTelemetry
+from cp_core.quota.account import Account
 from cp_core.tasks.reasons import Reason
 from cp_core.tasks.states import TaskState
 from cp_resources import assignment_attempts as attempts
-from cp_resources.assigner import TaskNeverDecidedError, TaskNotFoundError, TaskNotScoredError
 from cp_resources.assignment_attempts import Attempt
 from cp_resources.assignment_store import AssignmentStore, Facts, Stamp
 from cp_resources.configuration import Configuration
@@ -44,6 +45,18 @@ INLINE_EVENT = "assign.inline"
 
 _OPEN = (TaskState.QUEUED, TaskState.DEFERRED)
 _RECORD_SECONDS = 0.5  # how long keeping an attempt that failed may take, beyond the deadline
+
+
+class TaskNotFoundError(UserError):
+    """No task has this id."""
+
+
+class TaskNotScoredError(UserError):
+    """A task that has no value score yet cannot be decided."""
+
+
+class TaskNeverDecidedError(UserError):
+    """The task ended without a decision."""
 
 
 class PlannerTimeoutError(UserError):
@@ -71,10 +84,10 @@ class Decided:
     """The decision that stands for one task.
 
     Attributes:
-        state: the task's state.
+        state: the task's state; after a rehearsal still that of before.
         is_new: whether this call made the decision; otherwise it stood already.
         plan: the stages in order, as `assignments.plan` holds them.
-        explanation: see `cp_core.assignment.explain` and `cp_core.assignment.verdicts`.
+        explanation: see `cp_core.assignment.explain` and `cp_core.assignment.verdicts`; with the prices that decided.
         batch: whose prices were used; None for none.
         replans: how often others took the quota first.
         is_cached: whether the process remembered the plan of an equal task.
@@ -121,7 +134,7 @@ class Planner:
         self._store = AssignmentStore(database, policies.assignment)
         self.cache: PlannerCache[Answer] | None = None
         if policies.flags.planner_cache_enabled:
-            self.cache = PlannerCache(policies.inline.cache_ttl_seconds, policies.inline.cache_entries)
+            self.cache = _cache_of_process(policies.inline.cache_ttl_seconds, policies.inline.cache_entries)
         self._desk = Desk(
             configuration.registry,
             Catalogue(
@@ -157,11 +170,10 @@ class Planner:
             TaskNeverDecidedError: it ended without a decision.
         """
         task_id = task if isinstance(task, str) else str(task["task_id"])
-        policy = self._policies.inline
-        timer = _Timer(self._clock, policy.deadline_seconds if deadline_seconds is None else deadline_seconds)
+        timer = self._timer(deadline_seconds)
         try:
             made = self._in_time(task_id, path, timer)
-        except (_OutOfTime, QueryCanceled, LockNotAvailable, DatabaseBusyError) as error:
+        except _TOO_LATE as error:
             late = PlannerTimeoutError(task_id, timer.step, timer.limit, timer.seconds)
             self._keep(late, self._attempt(task_id, path, attempts.TIMEOUT, Reason.TIMEOUT, timer))
             raise late from error
@@ -170,91 +182,147 @@ class Planner:
             raise
         return made if made is not None else self._standing(task_id, timer)
 
-    def _in_time(self, task_id: str, path: str, timer: _Timer) -> Decided | None:
-        """Decide in one transaction; None for a task that has its decision."""
-        if not self._is_open:
+    def rehearse(self, task_id: str, *, deadline_seconds: float | None = None) -> Decided:
+        """What `decide` would decide now, or the decision that the task has. Nothing is reserved or stored.
+
+        Raises:
+            PlannerTimeoutError, TaskNotFoundError, TaskNotScoredError, TaskNeverDecidedError: as `decide` does.
+        """
+        timer = self._timer(deadline_seconds)
+        try:
             self._open(timer)
+            with self._transaction(timer) as connection:
+                going = self._read(connection, task_id, self._telemetry("inline"), timer, lock=False)
+                if going.state in _OPEN:
+                    answer = self._answer(going)
+                    return self._told(going, answer.decision, going.state, is_cached=answer.is_cached)
+        except _TOO_LATE as error:
+            raise PlannerTimeoutError(task_id, timer.step, timer.limit, timer.seconds) from error
+        return self._standing(task_id, timer)
+
+    def _timer(self, deadline_seconds: float | None) -> _Timer:
+        limit = self._policies.inline.deadline_seconds if deadline_seconds is None else deadline_seconds
+        return _Timer(self._clock, limit)
+
+    def _telemetry(self, path: str) -> AssignmentTelemetry:
+        return AssignmentTelemetry(
+            path,
+            self._policies.assignment.strategy.value,
+            self._configuration.content_hash,
+            tasks=1,
+            debug=Counter() if self._policies.flags.debug_capacity_profiling else None,
+        )
+
+    def _in_time(self, task_id: str, path: str, timer: _Timer) -> Decided | None:
+        """Decide in one transaction; None for a task that has its decision.
+
+        When others take the quota first, it is undone, and all is read and decided again.
+        """
+        self._open(timer)
+        telemetry = self._telemetry(path)
+        made: Decided | None = None
+        for lost in range(self._policies.inline.most_replans + 2):
+            with self._transaction(timer) as connection:
+                going = self._read(connection, task_id, telemetry, timer, lost=lost)
+                if going.state not in _OPEN:
+                    self._tell_already_assigned(going, task_id)
+                    return None
+                made = self._decide(going)
+                if made is None:
+                    telemetry.queries += statements(connection)
+                    raise psycopg.Rollback
+                timer.next("commit")
+            if made is not None:
+                break
+        return made and replace(made, seconds=timer.seconds)
+
+    def _transaction(self, timer: _Timer) -> AbstractContextManager[psycopg.Connection]:
         timer.next("wait for a connection")
-        with self._database.transaction(wait_seconds=timer.left) as connection:
-            timer.next("find the task", connection)
-            found = self._find(connection, task_id)
-            if found.state not in _OPEN:
-                attempts.tell_already_assigned(connection, found.id, path)
-                attempts.record(
-                    connection, [self._attempt(task_id, path, attempts.ALREADY_ASSIGNED, None, timer)]
-                )
-                return None
-            if not found.is_scored:
-                raise TaskNotScoredError(f"task {task_id} has no value score yet: score it first")
-            made = self._decide(connection, found, path, timer)
-            timer.next("commit")
-        return replace(made, seconds=timer.seconds)
+        return self._database.transaction(wait_seconds=timer.left)
 
     def _open(self, timer: _Timer) -> None:
         """Once a process: open the registry's accounts and keep the configuration."""
-        timer.next("wait for a connection")
-        with self._database.transaction(wait_seconds=timer.left) as connection:
+        if self._is_open:
+            return
+        with self._transaction(timer) as connection:
             timer.next("open the accounts", connection)
             self._ledger.open_accounts(self._configuration.registry, connection)
             self._configuration.remember(connection)
         self._is_open = True
 
-    def _find(self, connection: psycopg.Connection, task_id: str) -> Any:
-        """Lock a task, and read what is known beside its facts: prices, and what earlier attempts mean."""
-        with connection.cursor(row_factory=namedtuple_row) as cursor:
-            found = cursor.execute(
-                _FIND,
-                {
-                    "task_id": task_id,
-                    "strategy": self._policies.assignment.strategy,
-                    "config_hash": self._configuration.content_hash,
-                },
-            ).fetchone()
+    def _read(
+        self,
+        connection: psycopg.Connection,
+        task_id: str,
+        telemetry: AssignmentTelemetry,
+        timer: _Timer,
+        *,
+        lost: int = 0,
+        lock: bool = True,
+    ) -> _Going:
+        """Lock a task, then read all that its decision depends on, in one round trip."""
+        timer.next("find the task")
+        parameters = {
+            "task_id": task_id,
+            "strategy": self._policies.assignment.strategy,
+            "config_hash": self._configuration.content_hash,
+        }
+        with (
+            telemetry.step("read", self._clock),
+            connection.cursor(row_factory=namedtuple_row) as cursor,
+            connection.pipeline(),
+        ):
+            _limit(connection, timer.left)
+            cursor.execute(_LOCKED_TASK if lock else _TASK, parameters, prepare=True)
+            facts = self._store.ask(connection, task_id)
+            accounts = self._ledger.accounts(connection)
+            found: Any = cursor.fetchone()
         if found is None:
             raise TaskNotFoundError(f"no task has the id {task_id!r}: submit it first, or check the spelling")
-        return found
+        state = TaskState(found.state)
+        if state in _OPEN and not found.is_scored:
+            raise TaskNotScoredError(f"task {task_id} has no value score yet: score it first")
+        return _Going(
+            connection,
+            state,
+            found,
+            Facts(facts.fetchall(), self._configuration.content_hash),
+            accounts,
+            telemetry,
+            timer,
+            lost,
+            lock,
+        )
 
-    def _decide(self, connection: psycopg.Connection, found: Any, path: str, timer: _Timer) -> Decided:
-        """Decide, store and reserve; when others take the quota first, decide again with the balances of then.
+    def _decide(self, going: _Going) -> Decided | None:
+        """Decide, store and reserve; None when others took the quota first, and it may be tried again.
 
         Quota is reserved last: the ledger's lock is held from then until the end, and others wait for it.
         """
-        config_hash = self._configuration.content_hash
-        telemetry = AssignmentTelemetry(
-            path,
-            self._policies.assignment.strategy.value,
-            config_hash,
-            tasks=1,
-            debug=Counter() if self._policies.flags.debug_capacity_profiling else None,
-        )
-        with telemetry.step("read", self._clock):
-            facts = self._store.read(connection, [found.id], None, config_hash)
-            has_room = self._has_room(connection, facts.rows[found.id].workspace)
-        going = _Going(connection, facts, found, has_room, path, telemetry, timer)
-        for replans in range(self._policies.inline.most_replans + 1):
-            answer = self._answer(going)
-            decision = answer.decision
-            with connection.transaction() as attempt:
-                made = self._made(going, decision, replans, answer.is_cached)
-                if decision.outcome is not Outcome.ASSIGNED or self._reserve(going, decision):
-                    return made
-                raise psycopg.Rollback(attempt)
-        return self._made(going, decision.outrun(), replans, is_cached=False)
+        answer = self._answer(going)
+        decision = answer.decision
+        if decision.outcome is Outcome.ASSIGNED and going.lost > self._policies.inline.most_replans:
+            decision = decision.outrun()
+        made = self._made(going, decision, is_cached=answer.is_cached)
+        if decision.outcome is Outcome.ASSIGNED and not self._reserve(going, decision):
+            return None
+        return made
 
     def _answer(self, going: _Going) -> Answer:
-        """Decide with the balances of now."""
+        """Decide with the balances that were read."""
         going.timer.next("decide")
-        row, telemetry = going.facts.rows[going.found.id], going.telemetry
+        row, telemetry = going.row, going.telemetry
+        has_room = self._has_room(going)
         with telemetry.step("decide", self._clock):
             answer = self._desk.decide(
                 row._asdict(),
                 Circumstances(
-                    accounts=self._ledger.accounts(going.connection),
+                    accounts=going.accounts,
                     now=going.facts.now,
                     prices=going.found.prices or {},
                     prices_of=going.found.batch,
                     tiers_either_side=attempts.relaxation(row.last_attempt),
-                    has_room=going.has_room,
+                    has_room=has_room,
                 ),
                 tick=self._clock(),
             )
@@ -270,64 +338,86 @@ class Planner:
             return answer._replace(decision=replace(answer.decision, propensity=1.0))
         return answer
 
-    def _made(self, going: _Going, decision: Decision, replans: int, is_cached: bool) -> Decided:
+    def _made(self, going: _Going, decision: Decision, *, is_cached: bool) -> Decided:
         """Store a decision with all that follows from it, but for the reservation."""
-        connection, facts, timer, task = going.connection, going.facts, going.timer, decision.task
+        connection, facts, timer = going.connection, going.facts, going.timer
         timer.next("store")
-        config_hash, strategy = self._configuration.content_hash, self._policies.assignment.strategy.value
         steps = {}
         if self._policies.flags.retry_policy_v2:
             steps = attempts.steps_after(
                 [decision], facts.rows, self._policies.assignment_retry, now=facts.now
             )
-        waits = {one: step.after_seconds for one, step in steps.items() if step.after_seconds is not None}
-        stamp = Stamp(strategy, config_hash, going.path, batch=going.found.batch)
-        with going.telemetry.step("store", self._clock):
-            moved = self._store.store(connection, facts, [decision], stamp, waits)
+        step = steps.get(decision.task)
         attempt = self._attempt(
             decision.task_id,
-            going.path,
+            going.telemetry.path,
             decision.outcome.value,
             decision.reason,
             timer,
-            replans=replans,
+            replans=going.replans(self._policies.inline.most_replans),
             is_cached=is_cached,
         )
-        either_side = attempts.relaxation(facts.rows[task].last_attempt)
-        event = self._event(going, decision, replans)
-        with connection.pipeline():  # nobody waits for what these return
-            Outbox.add(connection, notices_about(moved))
-            attempts.follow(connection, steps, going.path)
-            self._store.announce(connection, INLINE_EVENT, decision.task_id, event)
+        either_side = attempts.relaxation(going.row.last_attempt)
+        with going.telemetry.step("store", self._clock), connection.pipeline():  # one round trip for all
+            moved = self._store.store_one(
+                connection,
+                facts,
+                decision,
+                self._stamp(going),
+                going.found.number,
+                step.after_seconds if step else None,
+            )
+            Outbox.add(connection, notices_about(moved.states))
+            attempts.follow(connection, steps, going.telemetry.path)
             attempts.record(connection, [replace(attempt, tiers_either_side=either_side)])
+            self._store.announce(connection, INLINE_EVENT, decision.task_id, self._event(going, decision))
+        moved.check()
+        state = moved.states.get(decision.task, going.state)
+        return self._told(going, decision, state, is_cached=is_cached, retry=step)
+
+    def _told(
+        self,
+        going: _Going,
+        decision: Decision,
+        state: TaskState,
+        *,
+        is_cached: bool,
+        retry: Step | None = None,
+    ) -> Decided:
+        prices = {} if going.found.prices is None else {"prices": going.found.prices}
         return Decided(
             task_id=decision.task_id,
-            state=moved.get(task, TaskState(going.found.state)),
+            state=state,
             is_new=True,
             outcome=decision.outcome,
             reason=decision.reason,
             plan=[stage.as_json() for stage in decision.plan],
             expected_cost_usd=decision.expected_cost_usd,
-            explanation=decision.explanation,
-            config_hash=config_hash,
+            explanation={**decision.explanation, **prices},
+            config_hash=self._configuration.content_hash,
             batch=going.found.batch,
-            replans=replans,
+            replans=going.replans(self._policies.inline.most_replans),
             is_cached=is_cached,
-            retry=steps.get(task),
+            retry=retry,
         )
 
-    def _event(self, going: _Going, decision: Decision, replans: int) -> dict[str, Any]:
-        telemetry = replace(going.telemetry, summary=AssignmentSummary(races_lost=replans))
+    def _stamp(self, going: _Going) -> Stamp:
+        strategy = self._policies.assignment.strategy.value
+        path = going.telemetry.path
+        return Stamp(strategy, self._configuration.content_hash, path, batch=going.found.batch)
+
+    def _event(self, going: _Going, decision: Decision) -> dict[str, Any]:
+        telemetry = replace(going.telemetry, summary=AssignmentSummary(races_lost=going.lost))
         telemetry.count(decision, self._configuration.registry)
         telemetry.inline = going.facts.last_attempts
-        telemetry.queries = statements(going.connection)
+        telemetry.queries += statements(going.connection)
         return telemetry.to_event()
 
-    def _has_room(self, connection: psycopg.Connection, workspace: str) -> bool:
-        caps = self._policies.fairness.workspace_caps
-        if workspace not in caps:
+    def _has_room(self, going: _Going) -> bool:
+        workspace = going.row.workspace
+        if workspace not in self._policies.fairness.workspace_caps:
             return True
-        busy = self._store.busy(connection, [workspace], lock=True)
+        busy = self._store.busy(going.connection, [workspace], lock=going.is_locked)
         return self._policies.fairness.rooms(busy)[workspace] > 0
 
     def _reserve(self, going: _Going, decision: Decision) -> bool:
@@ -342,6 +432,13 @@ class Planner:
         except LedgerError:  # an account was closed since the balances were read: they are read anew
             return False
         return made
+
+    def _tell_already_assigned(self, going: _Going, task_id: str) -> None:
+        path = going.telemetry.path
+        with going.connection.pipeline():
+            attempts.tell_already_assigned(going.connection, going.found.id, path)
+            kept = self._attempt(task_id, path, attempts.ALREADY_ASSIGNED, None, going.timer)
+            attempts.record(going.connection, [kept])
 
     def _attempt(
         self, task_id: str, path: str, outcome: str, reason: Reason | None, timer: _Timer, **detail: Any
@@ -385,36 +482,54 @@ class Planner:
         found = self._store.standing(task_id)
         if found is None:
             raise TaskNeverDecidedError(f"task {task_id} ended before anything was decided about it")
-        state, outcome, reason, plan, cost, explanation, config_hash = found
         return Decided(
             task_id=task_id,
-            state=TaskState(state),
+            state=found.state,
             is_new=False,
-            outcome=Outcome(outcome),
-            reason=reason and Reason(reason),
-            plan=plan or [],
-            expected_cost_usd=cost,
-            explanation=explanation,
-            config_hash=config_hash,
+            outcome=found.outcome,
+            reason=found.reason,
+            plan=found.plan,
+            expected_cost_usd=found.expected_cost_usd,
+            explanation=found.explanation,
+            config_hash=found.config_hash,
             seconds=timer.seconds,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Going:
-    """A decision under way."""
+    """A decision under way.
+
+    Attributes:
+        found: the row of `_TASK` or `_LOCKED_TASK`.
+        lost: how often others took the quota first.
+    """
 
     connection: psycopg.Connection
-    facts: Facts
+    state: TaskState
     found: Any
-    has_room: bool
-    path: str
+    facts: Facts
+    accounts: list[Account]
     telemetry: AssignmentTelemetry
     timer: _Timer
+    lost: int
+    is_locked: bool
+
+    @property
+    def row(self) -> Any:
+        """The task's facts."""
+        return self.facts.rows[self.found.id]
+
+    def replans(self, most: int) -> int:
+        """How often it was decided anew; after the last of them it is only given up."""
+        return min(self.lost, most)
 
 
 class _OutOfTime(Exception):  # noqa: N818 - it never leaves this module
     """The deadline came between two steps."""
+
+
+_TOO_LATE = (_OutOfTime, QueryCanceled, LockNotAvailable, DatabaseBusyError)
 
 
 class _Timer:
@@ -451,6 +566,12 @@ class _Timer:
             _limit(connection, left)
 
 
+@lru_cache(maxsize=1)
+def _cache_of_process(ttl_seconds: float, most_entries: int) -> PlannerCache[Answer]:
+    """What this process remembers: one cache for all of its planners. Its keys name the configuration."""
+    return PlannerCache(ttl_seconds, most_entries)
+
+
 def _limit(connection: psycopg.Connection, seconds: float) -> None:
     milliseconds = str(max(1, int(seconds * 1000)))
     connection.execute(_LIMIT, [milliseconds, milliseconds])
@@ -465,15 +586,17 @@ SELECT id, assignment_attempts_left, deadline, now() FROM cp.tasks
 WHERE task_id = %s AND state IN ('queued', 'deferred') FOR NO KEY UPDATE NOWAIT
 """
 
-_FIND: LiteralString = """
-SELECT t.id, t.state, s.task IS NOT NULL AS is_scored, latest.id AS batch, latest.prices
+_FOUND: LiteralString = """
+SELECT t.id, t.state, s.task IS NOT NULL AS is_scored, latest.id AS batch, latest.prices, %s AS number
 FROM cp.tasks t
 LEFT JOIN cp.task_scores s ON s.task = t.id
 LEFT JOIN LATERAL (
     SELECT b.id, b.prices FROM cp.assignment_batches b
-    WHERE b.strategy = %(strategy)s AND b.config_hash = %(config_hash)s
+    WHERE b.strategy = %%(strategy)s AND b.config_hash = %%(config_hash)s
     ORDER BY b.decided_at DESC LIMIT 1
 ) AS latest ON true
-WHERE t.task_id = %(task_id)s
-FOR NO KEY UPDATE OF t
+WHERE t.task_id = %%(task_id)s
 """
+_TASK: LiteralString = _FOUND % "NULL"
+_LOCKED_TASK: LiteralString = _FOUND % "nextval('cp.assignments_id_seq')" + "FOR NO KEY UPDATE OF t"
+"""The same, kept from all others until the transaction ends; with the number that its decision will have."""
