@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from cp_resources.assigner import TaskAssignment
     from cp_resources.configuration import Configuration
     from cp_resources.database import Database
+    from cp_resources.planner import Decided
+
+_DEADLINE_SECONDS = 10.0  # a person waits, who would rather have an answer than a quick refusal
 
 
 def assign(
@@ -30,16 +32,20 @@ def assign(
     A task without a value score is scored first.
     """
     from cp_resources import connect
-    from cp_resources.assigner import Assigner
     from cp_resources.configuration import load_configuration
     from cp_resources.ledger import Ledger
+    from cp_resources.planner import Planner
     from cp_resources.settings import Settings
 
     settings = Settings()
     configuration = load_configuration(settings.config_dir)
     with connect.database(settings) as database:
         _score_if_unscored(database, configuration, task_id)
-        found = Assigner(database, Ledger(database), configuration).assign_task(task_id, commit=not dry_run)
+        ledger = Ledger(database)
+        ledger.expire_pending()
+        planner = Planner(database, ledger, configuration)
+        decide = planner.rehearse if dry_run else planner.decide
+        found = decide(task_id, deadline_seconds=_DEADLINE_SECONDS)
     if as_json:
         _print_json(found, dry_run)
         return
@@ -61,7 +67,7 @@ def _score_if_unscored(database: Database, configuration: Configuration, task_id
         store.write_scores(scores, configuration.content_hash)
 
 
-def _headline(found: TaskAssignment, dry_run: bool) -> str:
+def _headline(found: Decided, dry_run: bool) -> str:
     """The decision in a line or two."""
     from cp_core.assignment.narration import meaning
 
@@ -94,7 +100,7 @@ def _amount(account: str, amount: str) -> str:
     return f"${float(amount):,.4f}" if account.startswith("budget/") else f"{int(amount):,} tokens"
 
 
-def _print_json(found: TaskAssignment, dry_run: bool) -> None:
+def _print_json(found: Decided, dry_run: bool) -> None:
     import json
 
     row: dict[str, Any] = {

@@ -15,11 +15,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from decimal import Decimal
 from functools import cached_property
-from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -34,13 +31,11 @@ from cp_core.assignment.telemetry import SUMMARY_EVENT, AssignmentTelemetry
 from cp_core.assignment.tiered import assign_tiered
 from cp_core.quota.account import Account
 from cp_core.tasks.reasons import Reason
-from cp_core.tasks.states import TaskState
 from cp_resources.assignment_attempts import follow, steps_after
 from cp_resources.assignment_batches import AssignmentBatches, Prices, seed_of
 from cp_resources.assignment_store import AssignmentStore, Facts, Stamp
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
-from cp_resources.errors import UserError
 from cp_resources.ledger import Ledger, Reservation
 from cp_resources.outbox import Outbox, notices_about
 
@@ -54,46 +49,6 @@ _CHUNK = 5_000  # decisions of the solver that are stored in one transaction, at
 _WRITERS = 3  # transactions at once: more of them only wait for this process
 _MOST_THREADS = 4
 _QUERIES_A_CHUNK = 8
-
-_OPEN = (TaskState.QUEUED, TaskState.DEFERRED)
-
-
-class TaskNotFoundError(UserError):
-    """No task has this id."""
-
-
-class TaskNotScoredError(UserError):
-    """A task that has no value score yet cannot be decided."""
-
-
-class TaskBusyError(UserError):
-    """Another process is deciding the task at this moment."""
-
-
-class TaskNeverDecidedError(UserError):
-    """The task ended without a decision."""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskAssignment:
-    """The decision that stands for one task.
-
-    Attributes:
-        state: the task's state; after a dry run still that of before.
-        is_new: whether this call made the decision; otherwise it stood already.
-        plan: the stages in order, as `assignments.plan` holds them.
-        explanation: see `cp_core.assignment.explain`.
-    """
-
-    task_id: str
-    state: TaskState
-    is_new: bool
-    outcome: Outcome
-    reason: Reason | None
-    plan: list[dict[str, Any]]
-    expected_cost_usd: Decimal | None
-    explanation: dict[str, Any]
-    config_hash: str
 
 
 class Assigner:
@@ -136,38 +91,6 @@ class Assigner:
         summary.seconds = time.monotonic() - began
         return summary
 
-    def assign_task(self, task_id: str, *, commit: bool = True) -> TaskAssignment:
-        """Decide one task, due or not, or tell the decision that it has.
-
-        Args:
-            commit: reserve and store the decision; otherwise only tell what it would be now.
-
-        Raises:
-            TaskNotFoundError: no task has this id.
-            TaskNotScoredError: the task is open and has no value score yet.
-            TaskBusyError: another process is deciding it.
-            TaskNeverDecidedError: it ended without a decision.
-        """
-        self._prepare()
-        prices = self._batches.latest(self._policy.strategy, self._configuration.content_hash)
-        races: Counter[int] = Counter()
-        while True:
-            task, state = self._find(task_id)
-            if state not in _OPEN:
-                return self._standing(task_id)
-            if not commit:
-                return self._rehearse(task, state, prices)
-            lost = races[task]
-            _, decisions = self._assign_locked(
-                [task], None, races, self._stamp("inline", batch=prices.batch), prices
-            )
-            if decisions:
-                return self._told(decisions[0], self._find(task_id)[1], prices)
-            if races[task] == lost:
-                raise TaskBusyError(
-                    f"task {task_id} is being decided by another process: try again in a moment"
-                )
-
     @cached_property
     def _catalogue(self) -> Catalogue:
         policies = self._policies
@@ -199,7 +122,7 @@ class Assigner:
         stamp = self._stamp("batch", run_id)
         for first in range(0, len(due), self._policy.batch_size):
             batch = due[first : first + self._policy.batch_size]
-            summary.add(self._assign_locked(batch, started, races, stamp, Prices({}))[0])
+            summary.add(self._assign_locked(batch, started, races, stamp))
         return summary
 
     def _assign_at_once(
@@ -298,12 +221,11 @@ class Assigner:
     def _assign_locked(
         self,
         tasks: Sequence[int],
-        due: datetime | None,
+        due: datetime,
         races: Counter[int],
         stamp: Stamp,
-        prices: Prices,
-    ) -> tuple[AssignmentSummary, list[Decision]]:
-        """Decide, reserve and store those of `tasks` that are due at `due` (None: any that is open).
+    ) -> AssignmentSummary:
+        """Decide by the written policy, reserve for and store those of `tasks` that are due at `due`.
 
         A task whose quota others took first stays as it is, to be decided anew with the balances of then, and
         is counted in `races`; at MOST_RACES it is deferred.
@@ -316,7 +238,7 @@ class Assigner:
                 facts = self._store.read(connection, tasks, due, stamp.config_hash, lock=True)
                 busy = self._store.busy(connection, self._policies.fairness.workspace_caps)
             with telemetry.step("decide", time.monotonic):
-                decisions = self._decide(facts, accounts, busy, prices)
+                decisions = self._decide(facts, accounts, busy)
             with telemetry.step("store", time.monotonic):
                 held, outrun = self._commit(connection, facts, decisions, races, stamp)
             telemetry.queries += _QUERIES_A_CHUNK + 2
@@ -327,38 +249,19 @@ class Assigner:
             if len(facts):
                 self._announce(connection, telemetry, facts, stamp.run_id)
         telemetry.summary.seconds = sum(telemetry.seconds.values())
-        return telemetry.summary, held
+        return telemetry.summary
 
-    def _decide(
-        self, facts: Facts, accounts: Sequence[Account], busy: Mapping[str, int], prices: Prices
-    ) -> list[Decision]:
-        """Decisions by the written policy, or at the prices of the latest batch."""
+    def _decide(self, facts: Facts, accounts: Sequence[Account], busy: Mapping[str, int]) -> list[Decision]:
         if not len(facts):
             return []
-        if self._policy.strategy is Strategy.TIERED:
-            return assign_tiered(
-                facts.frame(),
-                self._registry,
-                accounts,
-                self._policy,
-                now=facts.now,
-                rooms=self._policies.fairness.rooms(busy),
-            )
-        return assign_optimal(
+        return assign_tiered(
             facts.frame(),
-            self._catalogue,
+            self._registry,
             accounts,
             self._policy,
-            self._policy.strategy,
-            fairness=self._policies.fairness,
-            exploration=self._policies.exploration,
             now=facts.now,
-            seed=0,
-            start=prices.by_account,
-            fixed_prices=True,
-            busy=busy,
-            compare=False,
-        ).decisions
+            rooms=self._policies.fairness.rooms(busy),
+        )
 
     def _commit(
         self,
@@ -463,59 +366,6 @@ class Assigner:
             self._policy.strategy.value,
             self._configuration.content_hash,
             debug=Counter() if self._policies.flags.debug_capacity_profiling else None,
-        )
-
-    def _find(self, task_id: str) -> tuple[int, TaskState]:
-        found = self._database.fetch(
-            "SELECT t.id, t.state, s.task IS NOT NULL "
-            "FROM cp.tasks t LEFT JOIN cp.task_scores s ON s.task = t.id WHERE t.task_id = %s",
-            [task_id],
-        )
-        if not found:
-            raise TaskNotFoundError(f"no task has the id {task_id!r}: submit it first, or check the spelling")
-        [(task, state, is_scored)] = found
-        if state in _OPEN and not is_scored:
-            raise TaskNotScoredError(f"task {task_id} has no value score yet: score it first")
-        return task, TaskState(state)
-
-    def _rehearse(self, task: int, state: TaskState, prices: Prices) -> TaskAssignment:
-        accounts = self._ledger.accounts()
-        with self._database.transaction() as connection:
-            facts = self._store.read(connection, [task], None, self._configuration.content_hash)
-            busy = self._store.busy(connection, self._policies.fairness.workspace_caps)
-        [decision] = self._decide(facts, accounts, busy, prices)
-        return self._told(decision, state, prices)
-
-    def _told(self, decision: Decision, state: TaskState, prices: Prices) -> TaskAssignment:
-        is_priced = prices.batch is not None
-        return TaskAssignment(
-            task_id=decision.task_id,
-            state=state,
-            is_new=True,
-            outcome=decision.outcome,
-            reason=decision.reason,
-            plan=[stage.as_json() for stage in decision.plan],
-            expected_cost_usd=decision.expected_cost_usd,
-            explanation=decision.explanation | ({"prices": prices.by_account} if is_priced else {}),
-            config_hash=self._configuration.content_hash,
-        )
-
-    def _standing(self, task_id: str) -> TaskAssignment:
-        """The newest decision about a task that is not open."""
-        found = self._store.standing(task_id)
-        if found is None:
-            raise TaskNeverDecidedError(f"task {task_id} ended before anything was decided about it")
-        state, outcome, reason, plan, cost, explanation, config_hash = found
-        return TaskAssignment(
-            task_id=task_id,
-            state=TaskState(state),
-            is_new=False,
-            outcome=Outcome(outcome),
-            reason=reason and Reason(reason),
-            plan=plan or [],
-            expected_cost_usd=cost,
-            explanation=explanation,
-            config_hash=config_hash,
         )
 
 

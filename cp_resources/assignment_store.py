@@ -136,17 +136,17 @@ class AssignmentStore:
         self,
         connection: psycopg.Connection,
         tasks: Sequence[int],
-        due: datetime | None,
+        due: datetime,
         config_hash: str,
         *,
         lock: bool = False,
     ) -> Facts:
-        """The facts of those of `tasks` that are due at `due` (None: any that is open).
+        """The facts of those of `tasks` that are due at `due`.
 
         Args:
             lock: keep the rows until the transaction ends, and leave out those that another one keeps.
         """
-        parameters = {"tasks": list(tasks), "due": due or "infinity", "transient": _TRANSIENT}
+        parameters = {"tasks": list(tasks), "due": due, "transient": _TRANSIENT}
         with connection.cursor(row_factory=namedtuple_row) as cursor:
             query = _LOCKED_TASKS if lock else _TASKS
             return Facts(cursor.execute(query, parameters).fetchall(), config_hash)

@@ -33,7 +33,6 @@ class Rules:
         seed, threads: for the solver; threads change nothing but the time.
         rooms: how many more tasks each capped workspace may have.
         start: prices that the solver starts from, by account: those of the batch before.
-        fixed: whether `start` are the prices, and nothing is solved: for tasks that are decided alone.
     """
 
     strategy: Strategy
@@ -43,7 +42,6 @@ class Rules:
     threads: int = 1
     rooms: Mapping[str, int] | None = None
     start: Mapping[str, float] | None = None
-    fixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,11 +91,7 @@ def clear(market: Market, tasks: pd.DataFrame, rules: Rules) -> Cleared:
     is_served = first != NO_PLAN
     rest = market.with_less(market.use_of(first)) if is_served.any() else market
     open_to_rest = np.where(is_served | set_aside, -np.inf, worth)
-    solution = (
-        at_prices(rest, open_to_rest, start)
-        if rules.fixed
-        else rest.clear(open_to_rest, seed=rules.seed, start=start, threads=rules.threads)
-    )
+    solution = rest.clear(open_to_rest, seed=rules.seed, start=start, threads=rules.threads)
     net = worth - market.price(solution.prices)
     choice = np.where(is_served, first, solution.choice)
     may_explore = (
@@ -114,15 +108,6 @@ def starting_prices(market: Market, rules: Rules) -> Doubles:
     """Prices that a round starts from, in the order of the market's accounts, (A,)."""
     start = rules.start or {}
     return np.array([start.get(account, 0.0) for account in market.catalogue.accounts])
-
-
-def at_prices(market: Market, worth: Doubles, prices: Doubles) -> Solution:
-    """Each task in turn takes its best plan at `prices` that is worth more than it costs, and still fits."""
-    net = worth - market.price(prices)
-    choice = _serve(market, np.where(net > 0, net, -np.inf), np.arange(net.shape[1]))
-    taken = np.flatnonzero(choice != NO_PLAN)
-    objective = float(worth[choice[taken], taken].sum())
-    return Solution(choice, prices, objective, objective, market.use_of(choice), 0)
 
 
 def _serve(market: Market, net: Doubles, order: NDArray[np.intp]) -> Choice:

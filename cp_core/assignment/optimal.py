@@ -106,7 +106,6 @@ def assign_optimal(
     now: datetime,
     seed: int,
     start: Mapping[str, float] | None = None,
-    fixed_prices: bool = False,
     busy: Mapping[str, int] | None = None,
     open_breakers: Collection[str] = (),
     threads: int = 1,
@@ -119,7 +118,6 @@ def assign_optimal(
             (UUID) and waiting_hours (since submission).
         catalogue: of the configuration in force.
         start: prices to start from: those of the batch before.
-        fixed_prices: decide at the prices of `start`, each task for itself: for tasks that come alone.
         busy: tasks assigned or running now, by workspace; only those of capped workspaces matter.
         compare: whether to forecast every strategy too.
 
@@ -140,7 +138,6 @@ def assign_optimal(
         threads=threads,
         rooms=fairness.rooms(busy or {}),
         start=start,
-        fixed=fixed_prices,
     )
     cleared = clear(market, batch.tasks, rules)
     names, solution = catalogue.accounts, cleared.solution

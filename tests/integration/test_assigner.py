@@ -13,20 +13,13 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from cp_core.assignment.decision import Outcome, decision_id, reservation_key
+from cp_core.assignment.decision import decision_id, reservation_key
 from cp_core.assignment.policy import AssignmentPolicy
 from cp_core.models.registry import ModelRegistry
 from cp_core.policy.policies import Flags, Policies
 from cp_core.quota.account import Account
 from cp_core.scoring.config import Domain, ScoringConfig
-from cp_core.tasks.reasons import Reason
-from cp_resources.assigner import (
-    Assigner,
-    TaskBusyError,
-    TaskNeverDecidedError,
-    TaskNotFoundError,
-    TaskNotScoredError,
-)
+from cp_resources.assigner import Assigner
 from cp_resources.configuration import Configuration, load_file
 from cp_resources.database import Database
 from cp_resources.ledger import Ledger, Reservation, Settlement, reservation_transfers
@@ -437,62 +430,10 @@ def test_a_task_that_loses_every_race_is_deferred(database: Database) -> None:
     assert database.fetch("SELECT outcome, model, transfers FROM assignments") == [("deferred", None, [])]
 
 
-def test_a_task_that_lost_a_race_on_request_is_decided_again(database: Database) -> None:
-    add_task(database, "A", 95)
-    raced = RacedLedger(database, tokens=1, times=1)
-    made = Assigner(database, raced, configuration(tokens=TOKENS)).assign_task("A")
-    assert (made.outcome, made.plan[0]["funding"]) == (Outcome.ASSIGNED, "budget:api")
-
-
 def test_a_task_that_another_transaction_holds_is_left_to_it(database: Database) -> None:
     add_task(database, "A", 95)
     add_task(database, "B", 95)
     with psycopg.connect(database.url) as other:
         other.execute("SELECT 1 FROM cp.tasks WHERE task_id = 'A' FOR UPDATE")
         assert assigner(database).assign_day(DAY).decided == 1
-        with pytest.raises(TaskBusyError, match="task A is being decided by another process"):
-            assigner(database).assign_task("A")
     assert states(database) == {"A": ("queued", None), "B": ("assigned", None)}
-
-
-def test_one_task_is_assigned_on_request_and_shown_afterwards(database: Database) -> None:
-    add_task(database, "A", 95)
-    made = assigner(database).assign_task("A")
-    assert (made.is_new, made.state, made.outcome, made.plan[0]["model"]) == (
-        True,
-        "assigned",
-        Outcome.ASSIGNED,
-        "opus",
-    )
-    shown = assigner(database).assign_task("A")
-    assert (shown.is_new, shown.state, shown.plan) == (False, "assigned", made.plan)
-    assert shown.explanation == made.explanation
-    assert shown.expected_cost_usd == made.expected_cost_usd
-    assert account(database, "claude-max/weekly").pending == TOKENS
-
-
-def test_a_dry_run_tells_the_decision_and_changes_nothing(database: Database) -> None:
-    add_task(database, "A", 95)
-    told = assigner(database).assign_task("A", commit=False)
-    assert (told.is_new, told.state, told.plan[0]["model"]) == (True, "queued", "opus")
-    assert states(database)["A"] == ("queued", None)
-    assert count(database, "assignments") == 0
-    assert account(database, "claude-max/weekly").pending == 0
-
-
-def test_a_deferred_task_may_be_asked_for_before_its_time(database: Database) -> None:
-    add_task(database, "A", 95, dependencies=["B"])
-    assert assigner(database).assign_task("A").reason is Reason.DEPENDENCY_PENDING
-    add_task(database, "B", 95, state="succeeded")
-    assert assigner(database).assign_task("A").outcome is Outcome.ASSIGNED
-
-
-def test_a_task_that_cannot_be_decided_is_a_clear_error(database: Database) -> None:
-    add_task(database, "unscored", None)
-    add_task(database, "gone", 95, state="cancelled")
-    with pytest.raises(TaskNotFoundError, match="no task has the id 'nobody'"):
-        assigner(database).assign_task("nobody")
-    with pytest.raises(TaskNotScoredError, match="task unscored has no value score yet"):
-        assigner(database).assign_task("unscored")
-    with pytest.raises(TaskNeverDecidedError, match="task gone ended before"):
-        assigner(database).assign_task("gone")

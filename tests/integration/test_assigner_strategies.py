@@ -28,6 +28,7 @@ from cp_resources.assignment_replay import Replay, ReplayError
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.ledger import Ledger
+from cp_resources.planner import Planner
 
 PATIENT = FairnessPolicy(overdue_hours=1e6, points_per_hour=0)
 """The tasks here were submitted on a day of the past: none is to be overdue for that."""
@@ -250,7 +251,7 @@ def test_one_task_is_decided_at_the_prices_of_the_latest_round_and_says_which(da
         add_task(database, f"T{number}", 50 + number)
     assign(database, config)
     add_task(database, "poor", 10)
-    poor = Assigner(database, Ledger(database), config).assign_task("poor")
+    poor = Planner(database, Ledger(database), config).decide("poor")
     assert poor.outcome is Outcome.DEFERRED
     [(batch, prices)] = database.fetch("SELECT id, prices FROM assignment_batches")
     assert prices["claude-max/weekly"] > 0
@@ -264,7 +265,7 @@ def test_the_explanation_in_words_says_what_settled_it(database: Database) -> No
         add_task(database, f"T{number}", 50 + number)
     config = market(tokens=6 * TOKENS, usd=0.5)
     assign(database, config)
-    shown = Assigner(database, Ledger(database), config).assign_task("T9")
+    shown = Planner(database, Ledger(database), config).decide("T9")
     text = in_words(shown.explanation, shown.reason)
     assert "strategy maximize_value" in text
     assert "chosen:\n  " in text

@@ -28,6 +28,7 @@ from cp_resources.ledger import Ledger
 from cp_resources.notifiers.file import FileNotifier
 from cp_resources.notifiers.message import Message, NoticeSetupError, Sent
 from cp_resources.outbox import BATCH, Notice, NoticeKind, Outbox, notices_about
+from cp_resources.planner import Planner
 
 ASSIGNED, COMPLETED = NoticeKind.ASSIGNED, NoticeKind.COMPLETED
 DONE = AttemptResult(
@@ -227,7 +228,7 @@ def test_a_task_that_is_assigned_again_is_told_once(
     work_on(store, POOR)
     assert database.fetch("SELECT state FROM tasks") == [("queued",)]
     assigner.assign_day(DAY)
-    assigner.assign_task("a")
+    Planner(database, ledger, configuration()).decide("a")
 
     assert database.fetch("SELECT count(*) FROM assignments WHERE outcome = 'assigned'") == [(2,)]
     assert payload(database, "assigned") == first

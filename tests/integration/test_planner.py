@@ -205,6 +205,46 @@ def test_an_assigned_task_keeps_its_decision_whoever_asks(database: Database, st
     assert task_row(database, task)["left"] == 3
 
 
+def test_a_rehearsal_tells_what_would_be_decided_and_changes_nothing(database: Database) -> None:
+    config = configured()
+    batch = add_batch(database, config, {"budget/api": 1.0})
+    task = add_task(database, "A")
+    with psycopg.connect(database.url) as other:  # whoever is deciding it now is no hindrance
+        other.execute("SELECT FROM cp.tasks FOR NO KEY UPDATE")
+        told = planner(database, config).rehearse("A")
+    assert (told.is_new, told.outcome, told.state, told.batch) == (True, Outcome.ASSIGNED, "queued", batch)
+    assert task_row(database, task)["state"] == "queued"
+    assert [
+        count(database, table) for table in ("assignments", "assignment_attempts", "events", "outbox")
+    ] == [0] * 4
+    assert account_total(database) == 0
+    made = planner(database, config).decide("A")
+    assert (made.plan, made.explanation) == (told.plan, told.explanation)
+    assert planner(database, config).rehearse("A").is_new is False
+    with pytest.raises(TaskNotFoundError, match="no task has the id 'nobody'"):
+        planner(database, config).rehearse("nobody")
+
+
+def test_the_prices_that_decided_are_told_at_once_and_afterwards(database: Database) -> None:
+    config = configured()
+    add_batch(database, config, {"budget/api": 1.5})
+    add_task(database, "A")
+    made = planner(database, config).decide("A")
+    shown = planner(database, config).decide("A")
+    assert made.explanation["prices"] == {"budget/api": 1.5}
+    assert (shown.is_new, shown.explanation) == (False, made.explanation)
+    assert shown.expected_cost_usd == made.expected_cost_usd
+
+
+def test_a_task_that_waits_for_another_may_be_asked_for_before_its_time(database: Database) -> None:
+    add_task(database, "A")
+    with database.transaction() as connection:
+        connection.execute("UPDATE tasks SET dependencies = '{B}'")
+    assert planner(database).decide("A").reason is Reason.DEPENDENCY_PENDING
+    add_task(database, "B", state="succeeded")
+    assert planner(database).decide("A").outcome is Outcome.ASSIGNED
+
+
 @pytest.mark.parametrize("state", ["running", "succeeded", "failed"])
 def test_a_task_that_runs_or_is_over_keeps_its_decision(database: Database, state: str) -> None:
     config = configured()

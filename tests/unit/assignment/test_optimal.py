@@ -220,14 +220,6 @@ def test_a_large_batch_is_compared_on_a_sample_with_its_share_of_the_accounts(mo
     assert found.forecast.assigned == 40
 
 
-def test_a_task_alone_is_decided_at_the_prices_it_is_given():
-    dear = {"claude-max/5-hour": 1.0}
-    assert decide(market_task(1), start={}, fixed_prices=True).decisions[0].model == "opus"
-    assert decide(market_task(1), start=dear, fixed_prices=True).decisions[0].funding == "budget:api"
-    [nothing] = decide(market_task(1), start={**dear, "budget/api": 1e6}, fixed_prices=True).decisions
-    assert nothing.reason is Reason.OUTBID
-
-
 def test_an_empty_batch_is_no_work():
     import pandas as pd
     from hand_made import accounts
