@@ -45,6 +45,7 @@ clean-data: setup ## Forget the embedded database, after asking.
 
 requirements: $(DEV) ## Pin the newest versions that requirements/*.in allow, with hashes.
 	$(COMPILE) requirements/runtime.in --output-file requirements/runtime.txt
+	$(COMPILE) requirements/runtime.txt requirements/celery.in --output-file requirements/celery.txt
 	$(COMPILE) requirements/dev.in --output-file requirements/dev.txt
 
 setup: $(RUNTIME) $(INSTALLED) $(MANIFEST) ## Set everything up, and start nothing.

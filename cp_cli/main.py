@@ -29,6 +29,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "demo": Command("cp_cli.demo:demo", "Run the main job on bundled tasks with simulated models."),
     "up": Command("cp_cli.up:up", "Start Dagster's webserver and daemon; Ctrl-C stops them."),
+    "worker": Command("cp_cli.worker:worker", "Execute runs that the platform on another machine launches."),
     "submit": Command("cp_cli.submit:submit", "Submit tasks from a JSONL, JSON or CSV file."),
     "score": Command("cp_cli.score:score", "Show a task's value score, or override it with a reason."),
     "assign": Command("cp_cli.assign:assign", "Decide which model does a task, and say why."),

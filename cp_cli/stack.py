@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import LiteralString, Self
 import psutil
 import psycopg
 
+from cp_cli.dagster_home import environment, require_scale_out, write_dagster_yaml
 from cp_resources.configuration import load_configuration
 from cp_resources.connect import CONTROL_PANEL_DATABASE, dagster_storage_url, database_url
 from cp_resources.dagster_api import DagsterApi
@@ -126,6 +126,8 @@ class Stack:
         _make_folder(self.settings.inbox, "CP_INBOX_DIR" if self.settings.inbox_dir else "CP_HOME")
         self._closing.enter_context(_only_one(home, self.webserver_url if self._webserver else None))
         _stop_processes(lambda: processes_of(home), lambda: False)  # left by a stack that was killed
+        if self.settings.redis_url is not None:
+            require_scale_out(self.settings)
         if self._webserver:
             _require_free(self._port)
         if self.settings.database_url is None:
@@ -148,9 +150,7 @@ class Stack:
         self._wait_for("simulator", lambda: not is_free(port))
 
     def _start_dagster(self, dagster_url: str, interrupted: Sequence[str]) -> None:
-        dagster_home = self.settings.dagster_home
-        dagster_home.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(_dagster_yaml(self.settings), dagster_home / "dagster.yaml")
+        write_dagster_yaml(self.settings)
         began = time.time()
         workspace = ("-w", str(PROJECT_ROOT / "workspace.yaml"))
         if self._webserver:
@@ -172,21 +172,9 @@ class Stack:
             raise UserError(f"Dagster cannot load the platform: {error}\nMore in {self.logs}")
 
     def _environment(self, url: str, dagster_url: str) -> dict[str, str]:
-        """What every process of the platform must know, and what may call home switched off."""
-        settings = self.settings
-        return {name: value for name, value in os.environ.items() if name != MARK} | {
-            "CP_HOME": str(settings.home),
-            "CP_CONFIG_DIR": str(settings.config_dir),
-            "CP_DBT_PROJECT_DIR": str(settings.dbt_project_dir),
-            "CP_INBOX_DIR": str(settings.inbox),
-            "CP_DATABASE_URL": url,
-            "CP_DAGSTER_DATABASE_URL": dagster_url,
-            "DAGSTER_HOME": str(settings.dagster_home),
-            "DAGSTER_DISABLE_TELEMETRY": "yes",
-            "DO_NOT_TRACK": "1",
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-            "PYTHONUNBUFFERED": "1",
-        }
+        """What every process of the platform must know."""
+        own = {name: value for name, value in os.environ.items() if name != MARK}
+        return own | environment(self.settings, url, dagster_url)
 
     def _spawn(self, name: str, *arguments: str) -> Child:
         """Start `python -m ARGUMENTS` in a session of its own: Ctrl-C at the terminal is for us to handle."""
@@ -348,12 +336,6 @@ def _signals_heard_by(handler: Callable[..., None]) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-def _dagster_yaml(settings: Settings) -> Path:
-    """The configuration folder's, or ours where the owner keeps only the platform's own files there."""
-    own = settings.config_dir / "dagster.yaml"
-    return own if own.exists() else PROJECT_ROOT / "config" / "dagster.yaml"
 
 
 def _require_free(port: int) -> None:

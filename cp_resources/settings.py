@@ -45,6 +45,10 @@ class Settings(BaseSettings):
         default=None,
         description="Dagster's own storage. Without it: database 'dagster' on the same server.",
     )
+    redis_url: SecretStr | None = Field(
+        default=None,
+        description="redis://:password@host:port/0. With it, runs are executed by `control-panel worker`.",
+    )
     inbox_dir: Path | None = Field(
         default=None, description="Folder that task_inbox_sensor watches. Default: <home>/inbox."
     )
