@@ -121,13 +121,13 @@ class Stack:
 
     def _start(self) -> None:
         home = self.settings.home
+        if self.settings.redis_url is not None:
+            require_scale_out(self.settings)
         load_configuration(self.settings.config_dir)  # each run reads it anew: a mistake is better said now
         _make_folder(self.logs, "CP_HOME")
         _make_folder(self.settings.inbox, "CP_INBOX_DIR" if self.settings.inbox_dir else "CP_HOME")
         self._closing.enter_context(_only_one(home, self.webserver_url if self._webserver else None))
         _stop_processes(lambda: processes_of(home), lambda: False)  # left by a stack that was killed
-        if self.settings.redis_url is not None:
-            require_scale_out(self.settings)
         if self._webserver:
             _require_free(self._port)
         if self.settings.database_url is None:
