@@ -14,6 +14,8 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from cp_resources.errors import UserError
 
 CONNECT_TIMEOUT_SECONDS = 10
+SILENT_SECONDS = 60.0
+"""A transaction whose process says nothing for so long is ended by the server, and its locks are freed."""
 
 logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())  # its retries end in one error of ours
 
@@ -47,9 +49,10 @@ class Database:
     Args:
         url: `postgresql://user:password@host:port/database`.
         max_connections: most connections held at once by this process.
+        silent_seconds: how long a transaction may keep its locks while its process is stopped, or gone.
     """
 
-    def __init__(self, url: str, *, max_connections: int = 8) -> None:
+    def __init__(self, url: str, *, max_connections: int = 8, silent_seconds: float = SILENT_SECONDS) -> None:
         self.url = url
         self._pool = ConnectionPool(
             url,
@@ -59,7 +62,8 @@ class Database:
             open=False,
             check=ConnectionPool.check_connection,  # after a restart of the server, old connections are dead
             kwargs={
-                "options": "-c search_path=cp,public -c timezone=UTC",
+                "options": "-c search_path=cp,public -c timezone=UTC "
+                f"-c idle_in_transaction_session_timeout={silent_seconds * 1000:.0f}",
                 "connect_timeout": CONNECT_TIMEOUT_SECONDS,
                 "cursor_factory": CountedCursor,
             },
@@ -87,7 +91,7 @@ class Database:
         try:
             with connection.transaction():
                 yield connection
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             if connection.closed:
                 raise DatabaseUnavailableError(
                     f"the connection to the database at {self.address} was lost: {_first_line(error)}"
@@ -137,5 +141,5 @@ class Database:
             ) from error
 
 
-def _first_line(error: psycopg.OperationalError) -> str:
+def _first_line(error: psycopg.Error) -> str:
     return str(error).strip().splitlines()[0]

@@ -133,6 +133,7 @@ class Outbox:
             NoticeSetupError: from the notifier; every notice waits on, with its tries as they were.
         """
         with self._database.transaction() as connection:
+            connection.execute(_SILENT_WHILE_SENDING)
             with connection.cursor(row_factory=dict_row) as cursor:
                 claimed = cursor.execute(_CLAIM, {"limit": limit}).fetchall()
             sent = notifier.send([_message(row) for row in claimed]) if claimed else {}
@@ -241,6 +242,9 @@ WHERE t.id = ANY(%(tasks)s::bigint[])
 ORDER BY n.task, n.kind
 ON CONFLICT (task, kind) DO NOTHING
 """
+
+# A batch takes as long as its receivers do; who else delivers leaves its rows out meanwhile.
+_SILENT_WHILE_SENDING: LiteralString = "SET LOCAL idle_in_transaction_session_timeout = 0"
 
 # The fence makes sure that the rows are locked once, and no more than `limit` of them.
 _CLAIM: LiteralString = """

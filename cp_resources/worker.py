@@ -335,7 +335,7 @@ class _Drain:
         due = deferred is not None and deferred.available_in is not None and deferred.available_in <= 0
         if TaskState.QUEUED in open_tasks or due:
             self._may_assign = False
-            await asyncio.to_thread(self._assign_again)
+            await self._call(self._assign_again)
 
     async def _claim(self) -> int:
         """Claim what there is room for, and begin on it; return how many tasks."""

@@ -50,6 +50,8 @@ FIRST_EVENT_SHARE = 0.4
 """The part of a stream's latency before its first event; the rest lies between its pieces of text."""
 
 INJECTED_RETRY_AFTER_SECONDS = 1.0
+TRICKLE_SECONDS = 0.05
+"""Between two bytes of an answer that trickles: what is a moment's work takes about a minute."""
 REASONING_SHARE = 0.4
 CLIENT_LEFT = 499
 
@@ -284,7 +286,7 @@ class Exchange:
             )
 
     async def _complete(self, call: Call, answer: Answer, failure: Failure | None, latency: float) -> None:
-        if failure and failure not in (Failure.DISCONNECT, Failure.HANG):
+        if failure and failure not in (Failure.DISCONNECT, Failure.HANG, Failure.TRICKLE):
             await self._wait(latency * FIRST_EVENT_SHARE)
             raise _error_of(failure, call)
         if not await self._wait(math.inf if failure is Failure.HANG else latency):
@@ -297,11 +299,25 @@ class Exchange:
             await self._write(body[: len(body) // 2])
             return
         self.simulation.cache.write(call.cache_writes, time.time())
+        if failure is Failure.TRICKLE:
+            await self._trickle(answer, body)
+            return
         self._record(200, answer.ending, answer.usage)
         await self._respond(200, {}, body)
 
+    async def _trickle(self, answer: Answer, body: bytes) -> None:
+        await self._start(200, {"content-length": str(len(body))})
+        for byte in body[:-1]:
+            await self._write(bytes([byte]))
+            if not await self._wait(TRICKLE_SECONDS):
+                self._record(CLIENT_LEFT, "client-left", NOTHING)
+                return
+        self._record(200, answer.ending, answer.usage)
+        await self._write(body[-1:], last=True)
+
     async def _stream(self, call: Call, answer: Answer, failure: Failure | None, latency: float) -> None:
-        if failure and failure not in (Failure.DISCONNECT, Failure.HANG, Failure.MID_STREAM):
+        late = (Failure.DISCONNECT, Failure.HANG, Failure.MID_STREAM, Failure.TRICKLE)
+        if failure and failure not in late:
             await self._wait(latency * FIRST_EVENT_SHARE)
             raise _error_of(failure, call)
         if not await self._wait(math.inf if failure is Failure.HANG else latency * FIRST_EVENT_SHARE):
@@ -315,6 +331,7 @@ class Exchange:
         deltas = events.deltas[: len(events.deltas) // 2] if breaks else events.deltas
         pause = latency * (1 - FIRST_EVENT_SHARE) / max(len(events.deltas), 1)
         for delta in deltas:
+            pause = TRICKLE_SECONDS * len(delta) if failure is Failure.TRICKLE else pause
             if not await self._wait(pause):
                 self._record(CLIENT_LEFT, "client-left", events.told)
                 return

@@ -21,6 +21,7 @@ class Failure(StrEnum):
     MID_STREAM = "mid-stream"
     OUT_OF_CREDIT = "out-of-credit"
     HANG = "hang"
+    TRICKLE = "trickle"
 
 
 MIXED = (

@@ -342,6 +342,20 @@ def test_a_hanging_provider_never_answers() -> None:
         _anthropic(url, timeout=0.3).messages.create(model="m", max_tokens=9, messages=MESSAGES)
 
 
+def test_a_trickling_answer_begins_at_once_and_is_not_billed_to_a_client_that_leaves() -> None:
+    body = {"model": "m", "messages": MESSAGES}
+    headers = {"authorization": "Bearer simulated"}
+    with (
+        _stormy(Failure.TRICKLE) as url,
+        httpx.stream("POST", f"{url}/p/v1/chat/completions", json=body, headers=headers) as response,
+    ):
+        assert next(response.iter_raw()) == b"{"
+        response.close()
+        journal = _eventually(lambda: httpx.get(f"{url}/journal").json(), lambda found: found["by_ending"])
+        assert journal["by_ending"] == {"client-left": 1}
+        assert journal["total"]["output_tokens"] == 0
+
+
 def test_an_attempt_that_failed_may_succeed_when_it_is_repeated() -> None:
     def fails(text: str, attempt: str) -> bool:
         return failure_of(7, ("m", task_truth(7, text).key, attempt), 0.5, (), 0) is Failure.SERVER_ERROR

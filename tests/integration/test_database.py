@@ -1,0 +1,25 @@
+"""Connections to a real PostgreSQL, and how they end."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from cp_resources.database import Database, DatabaseUnavailableError
+
+
+def test_a_transaction_that_falls_silent_frees_its_locks_and_is_lost(database_url: str) -> None:
+    silent = Database(database_url, silent_seconds=0.3)
+
+    def fall_silent() -> None:
+        with silent.transaction() as connection:
+            connection.execute("SELECT pg_advisory_xact_lock(1)")
+            with psycopg.connect(database_url) as other:
+                other.execute("SELECT pg_advisory_xact_lock(1)")  # waits until it is free
+            connection.execute("SELECT 1")
+
+    with pytest.raises(DatabaseUnavailableError, match="was lost"):
+        fall_silent()
+
+    assert silent.fetch("SELECT 1") == [(1,)]
+    silent.close()
