@@ -30,7 +30,7 @@ def test_the_same_call_fails_the_same_way_and_its_next_attempt_may_not() -> None
 
 def test_steady_failures_pass_by_themselves() -> None:
     kinds = {failure_of(7, key, 1.0, (), 0) for key in KEYS}
-    assert kinds == set(Failure) - {Failure.HANG, Failure.OUT_OF_CREDIT}
+    assert kinds == set(Failure) - {Failure.HANG, Failure.TRICKLE, Failure.OUT_OF_CREDIT}
 
 
 def test_a_storm_lasts_from_its_start_for_its_seconds() -> None:
