@@ -204,14 +204,15 @@ assignments_checks = checks_of(
         ),
         Check(
             name="one_live_assignment_per_task",
-            description="An assigned or running task points to its own newest decision, and names its model.",
+            description="An assigned or running task points to its own newest decision, and names the model of the "
+            "stage that its plan stands at.",
             blocking=True,
             search="""
                 SELECT task_id, state, tasks.assignment, newest.id AS newest_assignment,
                        tasks.model, newest.model AS newest_model
                 FROM tasks
                 LEFT JOIN LATERAL (
-                    SELECT id, model FROM assignments
+                    SELECT id, plan -> tasks.stage ->> 'model' AS model FROM assignments
                     WHERE task = tasks.id AND outcome = 'assigned' ORDER BY id DESC LIMIT 1
                 ) AS newest ON true
                 WHERE state IN ('assigned', 'running')

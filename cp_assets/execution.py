@@ -37,6 +37,12 @@ _BY_MODEL = """
            sum(cached_tokens), sum(output_tokens), sum(cost_usd), sum(billed_usd)
     FROM executions WHERE submission_day = %s AND state <> 'running' GROUP BY model ORDER BY 2 DESC, 1
 """
+_BY_STAGE = """
+    SELECT stage + 1, count(*), count(*) FILTER (WHERE state = 'succeeded'),
+           count(*) FILTER (WHERE reason = 'LOW_QUALITY'), avg(quality), sum(input_tokens + output_tokens),
+           sum(cost_usd), sum(billed_usd)
+    FROM executions WHERE submission_day = %s AND state <> 'running' GROUP BY stage ORDER BY stage
+"""
 
 
 class DrainConfig(Config):
@@ -116,6 +122,11 @@ def execution_outcomes(
                 ],
                 by_model,
             ),
+            "by stage": table(
+                ["stage", "attempts", "succeeded", "low quality", "quality", "tokens", "USD", "billed USD"],
+                database.fetch(_BY_STAGE, [day]),
+            ),
+            "escalated in this run": summary.escalated,
             "successes by model": bars(
                 {model: succeeded for model, _, succeeded, *_ in by_model},
                 title="Successful attempts by model",

@@ -71,7 +71,8 @@ def _headline(found: Decided, dry_run: bool) -> str:
     """The decision in a line or two."""
     from cp_core.assignment.narration import meaning
 
-    standing = "" if found.is_new else f" (decided before; the task is {found.state} now)"
+    at_stage = f", at stage {found.stage + 1} of {len(found.plan)}" if len(found.plan) > 1 else ""
+    standing = "" if found.is_new else f" (decided before; the task is {found.state} now{at_stage})"
     rehearsed = " (dry run: nothing was reserved, no decision stored)" if found.is_new and dry_run else ""
     if found.reason is not None:
         outcome = f"{found.outcome}: {found.reason}, {meaning(found.reason)}"
@@ -82,6 +83,15 @@ def _headline(found: Decided, dry_run: bool) -> str:
     return (
         f"{found.task_id}: assigned to {stages}{standing}{rehearsed}\n"
         f"reserves {_reserved(found.plan)}; ${found.expected_cost_usd:,.4f} at list price"
+        + "".join(_in_full(stage) for stage in found.plan[1:])
+    )
+
+
+def _in_full(stage: dict[str, Any]) -> str:
+    """What a later stage takes once it is reached."""
+    needs = stage.get("needs", stage["amounts"]).items()
+    return (
+        f"\n{stage['model']}, when reached: {', '.join(f'{_amount(*need)} of {need[0]}' for need in needs)}"
     )
 
 
@@ -106,6 +116,7 @@ def _print_json(found: Decided, dry_run: bool) -> None:
     row: dict[str, Any] = {
         "task_id": found.task_id,
         "state": found.state,
+        "stage": found.stage,
         "is_new": found.is_new,
         "dry_run": dry_run,
         "outcome": found.outcome,

@@ -56,6 +56,8 @@ def print_report(
 def _parts(figures: Report, accounts: Sequence[Account], ledger: LedgerReport) -> Iterator[RenderableType]:
     yield _tasks(figures)
     yield _models(figures)
+    if len(figures.stages) > 1:
+        yield _stages(figures)
     yield _quotas(accounts)
     yield _estimates(figures)
     yield _verdict(ledger)
@@ -99,6 +101,24 @@ def _models(figures: Report) -> Table:
         f"${sum(line.cost_usd for line in figures.models):,.2f}",
         f"${sum(line.billed_usd for line in figures.models):,.2f}",
     )
+    return table
+
+
+def _stages(figures: Report) -> Table:
+    """What came of trying a plan's models in order; a later stage is an escalation."""
+    table = _table(
+        "Stages of plans", *("stage", "tries", "success", "not good enough", "quality", "list", "billed")
+    )
+    for line in figures.stages:
+        table.add_row(
+            f"{line.stage}",
+            f"{line.attempts:,}",
+            f"{line.succeeded:,}",
+            f"{line.low_quality:,}",
+            _number(line.quality),
+            f"${line.cost_usd:,.2f}",
+            f"${line.billed_usd:,.2f}",
+        )
     return table
 
 

@@ -61,6 +61,7 @@ class Standing(NamedTuple):
     expected_cost_usd: Decimal | None
     explanation: dict[str, Any]
     config_hash: str
+    stage: int
 
 
 class Moved(NamedTuple):
@@ -245,7 +246,7 @@ class AssignmentStore:
         found = self._database.fetch(_STANDING, [task_id])
         if not found:
             return None
-        state, outcome, reason, plan, cost, explanation, config_hash = found[0]
+        state, outcome, reason, plan, cost, explanation, config_hash, stage = found[0]
         return Standing(
             TaskState(state),
             Outcome(outcome),
@@ -254,6 +255,7 @@ class AssignmentStore:
             cost,
             explanation,
             config_hash,
+            stage,
         )
 
 
@@ -446,7 +448,7 @@ WITH decided AS MATERIALIZED (
         AS r (task, state_before, state, reason, model, assignment, wait_seconds)
 )
 UPDATE cp.tasks t
-SET state = r.state, reason = r.reason, model = r.model,
+SET state = r.state, reason = r.reason, model = r.model, stage = 0,
     assignment_attempts_left = CASE WHEN r.state = 'assigned' THEN 3 ELSE t.assignment_attempts_left END,
     assignment = coalesce(r.assignment, t.assignment),
     available_at = now() + make_interval(secs => r.wait_seconds),
@@ -459,7 +461,7 @@ WHERE t.id = r.task AND t.state = r.state_before
 _STANDING: LiteralString = """
 SELECT t.state, a.outcome, a.reason, a.plan, a.expected_cost_usd,
     a.explanation || CASE WHEN b.prices IS NULL THEN '{}' ELSE jsonb_build_object('prices', b.prices) END,
-    a.config_hash
+    a.config_hash, t.stage::int
 FROM cp.tasks t
 JOIN cp.assignments a ON a.task = t.id
 LEFT JOIN cp.assignment_batches b ON b.id = a.batch

@@ -44,9 +44,9 @@ claimed AS (
 ),
 begun AS (
     INSERT INTO cp.executions
-        (task, assignment, submission_day, attempt, model, provider, funding, worker, run_id, started_at)
-    SELECT c.id, c.assignment, c.submission_day, c.attempts, c.model, free.provider, a.funding, %(worker)s,
-        %(run_id)s, clock_timestamp()
+        (task, assignment, submission_day, attempt, stage, model, provider, funding, worker, run_id, started_at)
+    SELECT c.id, c.assignment, c.submission_day, c.attempts, c.stage, c.model, free.provider,
+        a.plan -> c.stage ->> 'funding', %(worker)s, %(run_id)s, clock_timestamp()
     FROM claimed c
     JOIN free ON free.model = c.model
     JOIN cp.assignments a ON a.id = c.assignment
@@ -55,8 +55,14 @@ begun AS (
 SELECT c.id AS task, c.task_id, b.id AS execution, c.attempts::int AS attempt, a.decision_id,
     (SELECT count(*) FROM cp.executions e WHERE e.task = c.id AND e.assignment = c.assignment) + 1
         AS decision_attempt,
-    c.model, b.provider, b.funding, a.plan -> 0 -> 'amounts' AS amounts, p.title, p.description, c.workspace,
-    p.labels, s.output_high,
+    c.stage::int AS stage, c.model, b.provider, b.funding,
+    coalesce(a.plan -> c.stage -> 'needs', a.plan -> c.stage -> 'amounts') AS amounts,
+    p.title, p.description, c.workspace, p.labels, s.output_high,
+    CASE WHEN %(hand_on)s AND c.stage > 0 THEN (
+        SELECT e.output FROM cp.executions e
+        WHERE e.task = c.id AND e.assignment = c.assignment AND e.stage < c.stage AND e.output IS NOT NULL
+        ORDER BY e.attempt DESC LIMIT 1
+    ) END AS earlier_work,
     CASE WHEN %(enforce)s THEN extract(epoch FROM c.deadline - clock_timestamp())::float8 END AS deadline_in,
     %(run_id)s::text AS run_id
 FROM claimed c
@@ -77,8 +83,8 @@ RETURNING t.id, held.attempt
 
 # What a task's reservation is known by. The count is of the attempts made under the current decision.
 DECISION_COLUMNS: LiteralString = """
-    t.id, t.attempts::int AS attempts, t.max_attempts::int AS max_attempts, a.decision_id,
-    a.plan -> 0 -> 'amounts' AS amounts,
+    t.id, t.attempts::int AS attempts, t.max_attempts::int AS max_attempts, a.decision_id, a.plan,
+    t.stage::int AS stage,
     CASE WHEN %(enforce)s THEN extract(epoch FROM t.deadline - clock_timestamp())::float8 END AS deadline_in,
     (SELECT count(*) FROM cp.executions e WHERE e.task = t.id AND e.assignment = t.assignment)
 """
@@ -95,7 +101,7 @@ FOR NO KEY UPDATE OF t
 
 LOCK_EXPIRED: LiteralString = f"""
 WITH t AS MATERIALIZED (
-    SELECT id, attempts, max_attempts, deadline, assignment
+    SELECT id, attempts, max_attempts, deadline, assignment, stage
     FROM cp.tasks
     WHERE state = 'running' AND lease_expires_at < clock_timestamp()
     ORDER BY lease_expires_at LIMIT %(limit)s
@@ -107,7 +113,7 @@ FROM t JOIN cp.assignments a ON a.id = t.assignment
 
 LOCK_UNFIT: LiteralString = f"""
 WITH t AS MATERIALIZED (
-    SELECT id, attempts, max_attempts, deadline, assignment
+    SELECT id, attempts, max_attempts, deadline, assignment, stage
     FROM cp.tasks
     WHERE state = 'assigned' AND submission_day = %(day)s
         AND ((%(enforce)s AND deadline <= clock_timestamp()) OR model <> ALL(%(enabled)s::text[]))
@@ -122,11 +128,13 @@ MOVE_TASKS: LiteralString = """
 UPDATE cp.tasks t
 SET state = r.state, reason = r.reason,
     available_at = clock_timestamp() + make_interval(secs => r.delay),
+    stage = CASE r.state WHEN 'assigned' THEN r.stage WHEN 'queued' THEN 0 ELSE t.stage END,
     lease_owner = NULL, lease_expires_at = NULL, state_changed_at = clock_timestamp(),
     assignment = CASE WHEN r.state = 'queued' THEN NULL ELSE t.assignment END,
-    model = CASE WHEN r.state = 'queued' THEN NULL ELSE t.model END
-FROM unnest(%(id)s::bigint[], %(attempts)s::int[], %(state)s::text[], %(reason)s::text[], %(delay)s::float8[])
-    AS r (id, attempts, state, reason, delay)
+    model = CASE r.state WHEN 'queued' THEN NULL WHEN 'assigned' THEN r.model ELSE t.model END
+FROM unnest(%(id)s::bigint[], %(attempts)s::int[], %(state)s::text[], %(reason)s::text[], %(delay)s::float8[],
+        %(stage)s::smallint[], %(model)s::text[])
+    AS r (id, attempts, state, reason, delay, stage, model)
 WHERE t.id = r.id AND t.attempts = r.attempts
 """
 

@@ -1,7 +1,8 @@
 """Claims, leases and outcomes of tasks in PostgreSQL.
 
 A task that is `assigned` or `running` always holds a reservation in the ledger for its coming or current
-attempt; whatever moves a task on settles that reservation in the same transaction. Every lease is measured by
+attempt; whatever moves a task on settles that reservation in the same transaction, and reserves for the next attempt
+where there is one: again at the same stage of its plan, or at the next. Every lease is measured by
 the database's clock. What an attempt is made of, and what comes of it, is decided elsewhere.
 """
 
@@ -18,10 +19,11 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import dict_row
 
-from cp_core.assignment.decision import reservation_key
+from cp_core.assignment.decision import Stage, reservation_key
 from cp_core.execution.cost import amounts_used, billed_usd
 from cp_core.execution.outcome import AttemptResult, NextStep, next_step
 from cp_core.execution.scrubbing import strike_secrets, strike_values
+from cp_core.execution.stages import following_stage, reserved_at
 from cp_core.tasks.reasons import Reason
 from cp_core.tasks.states import FINAL_STATES, TaskState, require_legal
 from cp_resources import execution_queries as queries
@@ -43,10 +45,13 @@ class ClaimedTask:
         task: `tasks.id`.
         execution: `executions.id` of this attempt.
         attempt: of the task, from 1.
-        amounts: what the current reservation holds, by account.
+        stage: of its plan, from 0.
+        model: of that stage; `funding` pays for it.
+        amounts: what this attempt may take of what is reserved, by account.
         reservation: its key in the ledger.
         output_high: upper end of the estimated output, in tokens.
         deadline_in: seconds from the claim to the deadline; None when there is none that counts.
+        earlier_work: what the stage before answered, where the policy has it handed on.
     """
 
     task: int
@@ -66,6 +71,8 @@ class ClaimedTask:
     output_high: float
     deadline_in: float | None
     run_id: str | None = None
+    stage: int = 0
+    earlier_work: str | None = None
 
     @property
     def reservation(self) -> UUID:
@@ -96,12 +103,18 @@ class OpenTasks:
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """A locked task on its way to another state, and what that does to its reservation."""
+    """A locked task on its way to another state, and what that does to its reservation.
+
+    Attributes:
+        model: of the next attempt; None when there is none under this decision.
+        retry: what that attempt reserves.
+    """
 
     task: int
     attempts: int
     step: NextStep
     settlement: Settlement
+    model: str | None = None
     retry: Reservation | None = None
 
 
@@ -144,6 +157,7 @@ class ExecutionStore:
             "lease": self._policy.lease_seconds,
             "enforce": self._enforce_deadlines,
             "run_id": run_id,
+            "hand_on": self._policy.hand_on_work,
         }
         with self._database.transaction() as connection:
             return [_claimed(row) for row in _rows(connection, queries.CLAIM, parameters)]
@@ -174,7 +188,10 @@ class ExecutionStore:
             late = [item for item in finished if item.claimed.execution not in held]
             _write(connection, queries.FINISH_EXECUTIONS, [_execution_row(item, secrets) for item in ours])
             _write(connection, queries.RECORD_LATE, [_execution_row(item, secrets) for item in late])
-            moves = [self._move_after(item, held[item.claimed.execution]) for item in ours]
+            moves = [
+                _move_on(held[item.claimed.execution], item.result.reason, item.delay, _settlement(item))
+                for item in ours
+            ]
             steps = self._apply(connection, TaskState.RUNNING, moves, [_settlement(item) for item in late])
         return [steps[item.claimed.task] if item.claimed.execution in held else None for item in finished]
 
@@ -254,42 +271,10 @@ class ExecutionStore:
             if (row["id"], row["attempts"]) in executions
         }
 
-    def _move_after(self, item: Finished, row: Mapping[str, Any]) -> _Move:
-        claimed, result = item.claimed, item.result
-        step = next_step(
-            result.reason,
-            attempts=row["attempts"],
-            max_attempts=row["max_attempts"],
-            delay=item.delay,
-            deadline_in=row["deadline_in"],
-        )
-        return _Move(
-            task=claimed.task,
-            attempts=claimed.attempt,
-            step=step,
-            settlement=_settlement(item),
-            retry=_retry(claimed.task, claimed.decision_id, claimed.decision_attempt + 1, claimed.amounts),
-        )
-
     def _take_back(self, connection: psycopg.Connection, rows: Sequence[Mapping[str, Any]], note: str) -> int:
         lost = [{"task": row["id"], "attempt": row["attempts"], "error": note} for row in rows]
         _write(connection, queries.LOSE_EXECUTIONS, lost)
-        moves = [
-            _Move(
-                task=row["id"],
-                attempts=row["attempts"],
-                step=next_step(
-                    Reason.LEASE_EXPIRED,
-                    attempts=row["attempts"],
-                    max_attempts=row["max_attempts"],
-                    delay=0.0,
-                    deadline_in=row["deadline_in"],
-                ),
-                settlement=_voided(row),
-                retry=_retry(row["id"], row["decision_id"], row["decision_attempt"] + 1, _amounts(row)),
-            )
-            for row in rows
-        ]
+        moves = [_move_on(row, Reason.LEASE_EXPIRED, 0.0, _voided(row)) for row in rows]
         self._apply(connection, TaskState.RUNNING, moves)
         return len(moves)
 
@@ -306,7 +291,7 @@ class ExecutionStore:
         """
         self._ledger.settle(connection, [*(move.settlement for move in moves), *late])
         steps = {move.task: move.step for move in moves}
-        retries = [move.retry for move in moves if move.retry and move.step.state is TaskState.ASSIGNED]
+        retries = [move.retry for move in moves if move.retry]
         granted = self._ledger.reserve(connection, retries, expires_in=self._reserve_for)
         for reservation, is_granted in zip(retries, granted, strict=True):
             if not is_granted and reservation.task is not None:
@@ -339,8 +324,29 @@ def _voided(row: Mapping[str, Any]) -> Settlement:
     return Settlement(reservation_key(row["decision_id"], row["decision_attempt"]), {})
 
 
-def _retry(task: int, decision: UUID, decision_attempt: int, amounts: Mapping[str, Decimal]) -> Reservation:
-    return Reservation(key=reservation_key(decision, decision_attempt), amounts=amounts, task=task)
+def _move_on(row: Mapping[str, Any], reason: Reason | None, delay: float, settlement: Settlement) -> _Move:
+    """Where a locked task goes after the attempt that failed for `reason` (None: it succeeded)."""
+    plan = [Stage.from_json(stage) for stage in row["plan"]]
+    step = next_step(
+        reason,
+        attempts=row["attempts"],
+        max_attempts=row["max_attempts"],
+        delay=delay,
+        deadline_in=row["deadline_in"],
+        stage=row["stage"],
+        following=following_stage(plan, row["stage"]),
+    )
+    if step.state is not TaskState.ASSIGNED:
+        return _Move(row["id"], row["attempts"], step, settlement)
+    key = reservation_key(row["decision_id"], row["decision_attempt"] + 1)
+    return _Move(
+        row["id"],
+        row["attempts"],
+        step,
+        settlement,
+        model=plan[step.stage].model,
+        retry=Reservation(key, reserved_at(plan, step.stage), row["id"]),
+    )
 
 
 def _withdrawal(row: Mapping[str, Any]) -> NextStep:
@@ -385,6 +391,8 @@ def _task_row(move: _Move, step: NextStep) -> dict[str, Any]:
         "state": str(step.state),
         "reason": step.reason and str(step.reason),
         "delay": step.delay_seconds,
+        "stage": step.stage,
+        "model": move.model,
     }
 
 

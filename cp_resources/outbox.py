@@ -221,7 +221,7 @@ SELECT t.id, n.kind, jsonb_build_object(
     'reason', t.reason,
     'value_score', t.value_score,
     'model', coalesce(t.model, done.model),
-    'funding', coalesce(a.funding, done.funding),
+    'funding', coalesce(a.plan -> t.stage ->> 'funding', done.funding),
     'expected_cost_usd', trim_scale(a.expected_cost_usd),
     'attempts', t.attempts,
     'quality', done.quality,

@@ -88,6 +88,7 @@ class Decided:
         is_new: whether this call made the decision; otherwise it stood already.
         plan: the stages in order, as `assignments.plan` holds them.
         explanation: see `cp_core.assignment.explain` and `cp_core.assignment.verdicts`; with the prices that decided.
+        stage: where the plan stands, from 0.
         batch: whose prices were used; None for none.
         replans: how often others took the quota first.
         is_cached: whether the process remembered the plan of an equal task.
@@ -104,6 +105,7 @@ class Decided:
     expected_cost_usd: Decimal | None
     explanation: dict[str, Any]
     config_hash: str
+    stage: int = 0
     batch: UUID | None = None
     replans: int = 0
     is_cached: bool = False
@@ -492,6 +494,7 @@ class Planner:
             expected_cost_usd=found.expected_cost_usd,
             explanation=found.explanation,
             config_hash=found.config_hash,
+            stage=found.stage,
             seconds=timer.seconds,
         )
 

@@ -37,6 +37,19 @@ class ModelLine:
 
 
 @dataclass(frozen=True)
+class StageLine:
+    """The attempts at one stage of all plans, from 1. Tokens and money count failures too."""
+
+    stage: int
+    attempts: int
+    succeeded: int
+    low_quality: int
+    quality: float | None
+    cost_usd: Decimal
+    billed_usd: Decimal
+
+
+@dataclass(frozen=True)
 class EstimateError:
     """Actual over estimated tokens of attempts that succeeded: the batch's total, and the median task."""
 
@@ -57,6 +70,7 @@ class Report:
     by_state: dict[str, int]
     reasons: dict[str, int]
     models: tuple[ModelLine, ...]
+    stages: tuple[StageLine, ...]
     value_submitted: float
     value_delivered: float
     estimates: EstimateError
@@ -90,6 +104,16 @@ _MODELS: LiteralString = """
            sum(billed_usd) AS billed_usd
     FROM executions WHERE submission_day = ANY(%s) GROUP BY model ORDER BY count(*) DESC, model
 """
+_STAGES: LiteralString = """
+    SELECT stage + 1 AS stage,
+           count(*)::int AS attempts,
+           count(*) FILTER (WHERE state = 'succeeded')::int AS succeeded,
+           count(*) FILTER (WHERE reason = 'LOW_QUALITY')::int AS low_quality,
+           avg(quality) AS quality,
+           sum(cost_usd) AS cost_usd,
+           sum(billed_usd) AS billed_usd
+    FROM executions WHERE submission_day = ANY(%s) GROUP BY stage ORDER BY stage
+"""
 _VALUE: LiteralString = """
     SELECT coalesce(sum(value_score), 0), coalesce(sum(value_score) FILTER (WHERE state = 'succeeded'), 0)
     FROM tasks WHERE submission_day = ANY(%s)
@@ -115,6 +139,7 @@ def read_report(database: Database, days: tuple[date, ...]) -> Report:
         by_state = dict(connection.execute(_BY_STATE, parameters).fetchall())
         reasons = dict(connection.execute(_REASONS, parameters).fetchall())
         models = _rows(connection, ModelLine, _MODELS, parameters)
+        stages = _rows(connection, StageLine, _STAGES, parameters)
         submitted, delivered = connection.execute(_VALUE, parameters).fetchall()[0]
         (estimates,) = _rows(connection, EstimateError, _ESTIMATES, parameters)
     return Report(
@@ -122,6 +147,7 @@ def read_report(database: Database, days: tuple[date, ...]) -> Report:
         by_state=by_state,
         reasons=reasons,
         models=tuple(models),
+        stages=tuple(stages),
         value_submitted=submitted,
         value_delivered=delivered,
         estimates=estimates,

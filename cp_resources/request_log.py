@@ -27,7 +27,7 @@ from cp_resources.secrets import known_secrets
 FOLDER = "requests"
 LONGEST_SECRET = 16_384
 """Bytes looked at beyond the limit: a private key that begins before it is found whole."""
-IDS = ("task", "execution", "attempt", "run", "model")
+IDS = ("task", "execution", "attempt", "stage", "run", "model")
 """Correlation ids, as the worker binds them for its log lines."""
 _KEYS_OF_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie", "set-cookie"}

@@ -82,7 +82,14 @@ tasks = Table(
     Column("dependencies", ARRAY(Text), comment="task_ids that must have succeeded before this one runs"),
     Column("value_score", Double, comment="effective value score, once scored"),
     Column("assignment", BigInteger, comment="current row of assignments"),
-    Column("model", Text, comment="model of the current assignment"),
+    Column("model", Text, comment="model of the current stage of the current assignment"),
+    Column(
+        "stage",
+        SmallInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="where the current assignment's plan stands, from 0",
+    ),
     Column("attempts", SmallInteger, nullable=False, server_default=text("0")),
     Column("max_attempts", SmallInteger, nullable=False, server_default=text("3")),
     Column(
@@ -100,6 +107,7 @@ tasks = Table(
     CheckConstraint(_one_of("state", list(TaskState)), name="state"),
     CheckConstraint("priority BETWEEN 0 AND 4", name="priority"),
     CheckConstraint("attempts >= 0 AND max_attempts >= 1", name="attempts"),
+    CheckConstraint("stage BETWEEN 0 AND 2", name="stage"),
     CheckConstraint(
         "(state = 'running') = (lease_owner IS NOT NULL) AND (lease_owner IS NULL) = (lease_expires_at IS NULL)",
         name="lease",

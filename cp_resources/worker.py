@@ -76,6 +76,7 @@ class DrainSummary:
         attempts: that ended, whatever came of them.
         moved_to: how many times a task went to each state after an attempt.
         failures: attempts by reason.
+        escalated: attempts that led to the next stage of their plan.
         late: attempts whose lease had been lost by the time they ended.
         cost_usd: list price of all attempts; billed against budgets is only part of it.
         open: unfinished tasks of the day at the end, by state.
@@ -84,6 +85,7 @@ class DrainSummary:
     attempts: int = 0
     moved_to: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
+    escalated: int = 0
     late: int = 0
     input_tokens: int = 0
     cached_tokens: int = 0
@@ -98,8 +100,9 @@ class DrainSummary:
         """Tasks that this drain brought to success."""
         return self.moved_to[TaskState.SUCCEEDED]
 
-    def count(self, result: AttemptResult, step: NextStep | None) -> None:
+    def count(self, finished: Finished, step: NextStep | None) -> None:
         """Add one recorded attempt."""
+        result = finished.result
         self.attempts += 1
         self.input_tokens += result.usage.input_tokens
         self.cached_tokens += result.usage.cached_tokens
@@ -109,6 +112,7 @@ class DrainSummary:
             self.failures[result.reason] += 1
         if step:
             self.moved_to[step.state] += 1
+            self.escalated += step.stage > finished.claimed.stage
         else:
             self.late += 1
 
@@ -398,7 +402,7 @@ class _Drain:
         for (held, finished), step in zip(batch, steps, strict=True):
             self._results.popleft()
             self._held.pop(held.claimed.execution, None)
-            self._summary.count(finished.result, step)
+            self._summary.count(finished, step)
             self._log_attempt(finished, step)
         self._may_assign = True
         self._changed.set()
@@ -499,6 +503,7 @@ def _ids(claimed: ClaimedTask) -> dict[str, Any]:
         "task": claimed.task_id,
         "execution": claimed.execution,
         "attempt": claimed.attempt,
+        "stage": claimed.stage,
         "model": claimed.model,
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -29,19 +29,47 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One model to try, what pays for it, and what it reserves by account (tokens or US dollars)."""
+    """One model to try, and what pays for it.
+
+    Attributes:
+        amounts: what the plan reserves for it when it is decided, by account (tokens or US dollars): of a stage
+            that may not be reached only the part that is expected.
+        needs: what it takes once it is reached; None: the same as `amounts`.
+    """
 
     model: str
     funding: str
     amounts: Mapping[str, Decimal]
+    needs: Mapping[str, Decimal] | None = None
+
+    @property
+    def in_full(self) -> Mapping[str, Decimal]:
+        """What an attempt at this stage takes, by account."""
+        return self.amounts if self.needs is None else self.needs
 
     def as_json(self) -> dict[str, Any]:
         """The stage as `assignments.plan` stores it; amounts as text, so that no digit is lost."""
-        return {
-            "model": self.model,
-            "funding": self.funding,
-            "amounts": {account: str(amount) for account, amount in self.amounts.items()},
-        }
+        needs = {} if self.needs is None else {"needs": _as_text(self.needs)}
+        return {"model": self.model, "funding": self.funding, "amounts": _as_text(self.amounts), **needs}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Stage:
+        """The stage that `as_json` made."""
+        needs = stored.get("needs")
+        return cls(
+            stored["model"],
+            stored["funding"],
+            _as_amounts(stored["amounts"]),
+            None if needs is None else _as_amounts(needs),
+        )
+
+
+def _as_text(amounts: Mapping[str, Decimal]) -> dict[str, str]:
+    return {account: str(amount) for account, amount in amounts.items()}
+
+
+def _as_amounts(stored: Mapping[str, str]) -> dict[str, Decimal]:
+    return {account: Decimal(amount) for account, amount in stored.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +111,7 @@ class Decision:
     @property
     def amounts(self) -> dict[str, Decimal]:
         """What the whole plan reserves, by account."""
-        total: dict[str, Decimal] = {}
-        for stage in self.plan:
-            for account, amount in stage.amounts.items():
-                total[account] = total.get(account, Decimal(0)) + amount
-        return total
+        return sum_of(stage.amounts for stage in self.plan)
 
     def outrun(self, reason: Reason = Reason.QUOTA_EXHAUSTED) -> Decision:
         """What becomes of an assignment when others have taken its quota, or its place, first."""
@@ -100,6 +124,15 @@ class Decision:
             reason,
             explanation=explanation,
         )
+
+
+def sum_of(parts: Iterable[Mapping[str, Decimal]]) -> dict[str, Decimal]:
+    """Amounts by account, added up."""
+    total: dict[str, Decimal] = {}
+    for part in parts:
+        for account, amount in part.items():
+            total[account] = total.get(account, Decimal(0)) + amount
+    return total
 
 
 def decision_id(task_id: str, number: int, config_hash: str) -> UUID:
@@ -115,9 +148,9 @@ def reservation_key(decision: UUID, attempt: int) -> UUID:
 
     Args:
         decision: `assignments.decision_id`.
-        attempt: 1 for the first attempt made under this decision (the assigner reserves it), 2 for its first
-            retry (whoever retries reserves it), and so on. It is not `executions.attempt`, which goes on
-            counting when a task gets another decision.
+        attempt: 1 for the first attempt made under this decision (the assigner reserves it), 2 for the next, a
+            retry or the plan's next stage (whoever moves the task on reserves it), and so on. It is not
+            `executions.attempt`, which goes on counting when a task gets another decision.
     """
     if attempt < 1:
         raise ValueError(f"attempts of a decision count from 1, got {attempt}")

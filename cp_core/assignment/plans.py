@@ -103,9 +103,20 @@ class PlanBook:
         self._stages = self._stages.reshape(len(plans), most)
         self._last = np.array([len(plan) - 1 for plan in plans])
         self._first = np.searchsorted(self.charge_plan, np.arange(len(plans)))
+        self._alone = {
+            plan[0]: int(first) for plan, first in zip(self.plans, self._first, strict=True) if len(plan) == 1
+        }
 
     def __len__(self) -> int:
         return len(self.plans)
+
+    def charge_of_alone(self, option: int) -> int:
+        """The stage at which an option is tried alone, and so is reached for certain.
+
+        Raises:
+            KeyError: no plan consists of this option alone.
+        """
+        return self._alone[option]
 
     def label(self, plan: int) -> str:
         """The plan's models in order, such as `haiku > opus`, with what pays for each."""

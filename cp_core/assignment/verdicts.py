@@ -219,21 +219,28 @@ def _best(net: Doubles, count: int) -> NDArray[np.int16]:
 
 
 def _stages(market: Market, choice: NDArray[np.int16]) -> dict[int, tuple[Stage, ...]]:
-    """The stages of each task's plan: the first reserved in full, the others as far as they are expected."""
+    """The stages of each task's plan: the first reserved in full, the others as far as they are expected.
+
+    What a later stage takes once it is reached is what its option takes alone.
+    """
     catalogue = market.catalogue
     plans: dict[int, tuple[Stage, ...]] = {}
     for plan in np.unique(choice[choice != NO_PLAN]).tolist():
         tasks = np.flatnonzero(choice == plan)
-        columns = []
+        columns: list[list[Stage]] = []
         for charge in np.flatnonzero(catalogue.book.charge_plan == plan).tolist():
-            option = catalogue.options[int(catalogue.book.stage_option[charge])]
-            sizes = market.outlook.charges[charge, tasks]
+            position = int(catalogue.book.stage_option[charge])
+            option = catalogue.options[position]
+            name, funding, accounts = option.model.name, option.funding.name, option.funding.accounts
+            reserved = _amounts(market.outlook.charges[charge, tasks], option.funding.unit)
+            if not columns:
+                columns.append([Stage(name, funding, dict.fromkeys(accounts, amount)) for amount in reserved])
+                continue
+            in_full = market.outlook.charges[catalogue.book.charge_of_alone(position), tasks]
             columns.append(
                 [
-                    Stage(
-                        option.model.name, option.funding.name, dict.fromkeys(option.funding.accounts, amount)
-                    )
-                    for amount in _amounts(sizes, option.funding.unit)
+                    Stage(name, funding, dict.fromkeys(accounts, amount), dict.fromkeys(accounts, needed))
+                    for amount, needed in zip(reserved, _amounts(in_full, option.funding.unit), strict=True)
                 ]
             )
         plans.update(zip(tasks.tolist(), zip(*columns, strict=True), strict=True))

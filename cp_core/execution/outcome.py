@@ -62,33 +62,52 @@ def judge(answer: str, success_quality: float) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class NextStep:
-    """Where a running task goes: a state, why, and after how many seconds it may be claimed again."""
+    """Where a running task goes: a state, why, and after how many seconds it may be claimed again.
+
+    Attributes:
+        stage: of its plan, from 0; what is tried next where the state is assigned.
+    """
 
     state: TaskState
     reason: Reason | None
     delay_seconds: float = 0.0
+    stage: int = 0
 
 
 def next_step(
-    reason: Reason | None, *, attempts: int, max_attempts: int, delay: float, deadline_in: float | None
+    reason: Reason | None,
+    *,
+    attempts: int,
+    max_attempts: int,
+    delay: float,
+    deadline_in: float | None,
+    stage: int = 0,
+    following: int | None = None,
 ) -> NextStep:
     """Where a task goes after an attempt.
+
+    A stage whose work is not good enough, or whose model would fail again, is followed by the plan's next, at once
+    and however many attempts were made: an escalation is no retry, and uses none of the task's attempts.
 
     Args:
         reason: why the attempt failed, None when it succeeded.
         attempts: attempts made so far, this one included.
         delay: seconds before a retry.
         deadline_in: seconds to the task's deadline; None when it has none that counts.
+        stage: of the plan that the attempt was made at, from 0.
+        following: the stage to escalate to; None when there is none, see `stages.following_stage`.
     """
     if reason is None:
         return NextStep(TaskState.SUCCEEDED, None)
-    if attempts >= max_attempts:
+    if reason not in TRANSIENT and following is not None:
+        stage, delay = following, 0.0
+    elif attempts - stage >= max_attempts:
         return _given_up(reason)
-    if reason not in TRANSIENT:
+    elif reason not in TRANSIENT:
         return NextStep(TaskState.QUEUED, reason)
     if deadline_in is not None and delay >= deadline_in:
         return NextStep(TaskState.DEAD, Reason.DEADLINE_PASSED)
-    return NextStep(TaskState.ASSIGNED, reason, delay)
+    return NextStep(TaskState.ASSIGNED, reason, delay, stage)
 
 
 def _given_up(reason: Reason) -> NextStep:

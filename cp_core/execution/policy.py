@@ -40,7 +40,15 @@ class ExecutionPolicy(BaseModel):
     backoff_cap_seconds: float = Field(default=60.0, ge=0, description="Ceiling of any retry's delay.")
 
     success_quality: float = Field(
-        default=6.0, ge=0, le=10, description="Least quality (0 to 10) at which a task counts as succeeded."
+        default=6.0,
+        ge=0,
+        le=10,
+        description="Least quality (0 to 10) at which a task counts as succeeded; also the check between the "
+        "stages of a plan.",
+    )
+    hand_on_work: bool = Field(
+        default=False,
+        description="Whether a later stage of a plan is shown what the one before answered. It costs its tokens.",
     )
 
     @model_validator(mode="after")

@@ -56,7 +56,13 @@ class ChatWorker:
     async def attempt(self, claimed: ClaimedTask, *, seconds: float) -> AttemptResult:
         """See `WorkerKind.attempt`."""
         model = self._registry.model(claimed.model)
-        prompt = chat_prompt(claimed.title, claimed.description, claimed.workspace, claimed.labels)
+        prompt = chat_prompt(
+            claimed.title,
+            claimed.description,
+            claimed.workspace,
+            claimed.labels,
+            earlier_work=claimed.earlier_work,
+        )
         request = self._request(claimed, model, prompt, seconds)
         started = time.perf_counter()
         try:
@@ -81,6 +87,7 @@ class ChatWorker:
             headers={
                 "x-control-panel-task": quote(claimed.task_id, safe="/:@#+,=~ "),
                 "x-control-panel-attempt": str(claimed.attempt),
+                "x-control-panel-execution": str(claimed.execution),
                 **({"x-control-panel-run": quote(claimed.run_id)} if claimed.run_id else {}),
             },
         )

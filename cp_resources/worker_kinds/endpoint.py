@@ -252,6 +252,7 @@ def _headers(claimed: ClaimedTask) -> dict[str, str]:
         "idempotency-key": str(claimed.reservation),
         "x-control-panel-task": quote(claimed.task_id, safe="/:@#+,=~ "),
         "x-control-panel-attempt": str(claimed.attempt),
+        "x-control-panel-execution": str(claimed.execution),
     }
 
 

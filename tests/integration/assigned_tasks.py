@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
+from cp_core.assignment.decision import Stage, sum_of
 from cp_core.assignment.policy import AssignmentPolicy
 from cp_core.execution.policy import ExecutionPolicy
 from cp_core.models.registry import ModelRegistry
@@ -143,13 +144,15 @@ def add_task(
     return task
 
 
-def assign(database: Database, ledger: Ledger, task: int, model: str = "sonnet") -> None:
-    """Decide for `model`, and reserve what it costs."""
-    funding, amounts = FUNDINGS[model]
-    decision = uuid4()
-    plan = [
-        {"model": model, "funding": funding, "amounts": {name: str(value) for name, value in amounts.items()}}
-    ]
+def assign(database: Database, ledger: Ledger, task: int, *models: str) -> None:
+    """Decide for `models` in order, sonnet if none is named: what the first costs is reserved, of the others half."""
+    first, *others = models or ("sonnet",)
+    stages = [Stage(first, *FUNDINGS[first])]
+    for model in others:
+        funding, needs = FUNDINGS[model]
+        stages.append(Stage(model, funding, {name: need / 2 for name, need in needs.items()}, needs))
+    decision, amounts = uuid4(), sum_of(stage.amounts for stage in stages)
+    (model, funding), plan = (first, stages[0].funding), [stage.as_json() for stage in stages]
     with database.transaction() as connection:
         [granted] = ledger.reserve(
             connection, [Reservation(decision, amounts, task)], expires_in=timedelta(hours=6)
@@ -168,10 +171,10 @@ def assign(database: Database, ledger: Ledger, task: int, model: str = "sonnet")
 
 
 def add_assigned(
-    database: Database, ledger: Ledger, count: int = 1, model: str = "sonnet", **task: Any
+    database: Database, ledger: Ledger, count: int = 1, model: str = "sonnet", *later: str, **task: Any
 ) -> list[int]:
-    """`count` tasks of DAY, assigned to `model`."""
+    """`count` tasks of DAY, assigned to `model`, and to `later` models should its work not do."""
     tasks = [add_task(database, **task) for _ in range(count)]
     for one in tasks:
-        assign(database, ledger, one, model)
+        assign(database, ledger, one, model, *later)
     return tasks

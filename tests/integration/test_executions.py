@@ -590,6 +590,7 @@ def test_a_claim_reads_little_however_many_tasks_of_other_models_are_worth_more(
         "lease": 60.0,
         "enforce": True,
         "run_id": None,
+        "hand_on": False,
     }
 
     with database.transaction() as connection:

@@ -67,6 +67,17 @@ def test_cheapest_is_the_cheapest_that_reaches_the_band_and_fastest_is_not_slowe
     assert all(decision.explanation["plan"]["success"] >= required for decision in cheap.decisions)
 
 
+def test_a_later_stage_reserves_what_is_expected_of_it_and_says_what_it_takes_when_reached():
+    [decision] = decide(market_task(1, 95), held={"api": 0}, models=CATALOGUE).decisions
+    first, second = decision.plan
+    accounts = ("claude-max/5-hour", "claude-max/weekly")
+    assert (first.model, first.amounts, first.needs) == ("sonnet", dict.fromkeys(accounts, 22_000), None)
+    # sonnet does it with 0.8: accepted with 0.8 x 0.9 + 0.2 x 0.2 = 0.76, so opus is reached with 0.24
+    assert (second.model, second.amounts) == ("opus", dict.fromkeys(accounts, 5_280))
+    assert second.needs == dict.fromkeys(accounts, 22_000)
+    assert decision.amounts == dict.fromkeys(accounts, 27_280)
+
+
 def test_prepaid_tokens_that_are_about_to_lapse_are_used_before_money():
     tasks = [market_task(n, 30.0) for n in range(20)]
     found = decide(*tasks, strategy=Strategy.MAXIMIZE_SUBSCRIPTION_USAGE)

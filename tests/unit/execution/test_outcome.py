@@ -76,6 +76,34 @@ def test_every_step_is_a_legal_move_and_no_retry_exceeds_the_attempts(
         assert attempts < max_attempts
 
 
+@given(deterministic | st.just(Reason.LOW_QUALITY), st.integers(1, 9))
+def test_an_escalation_is_at_once_and_is_no_retry(reason: Reason, attempts: int) -> None:
+    outcome = next_step(
+        reason, attempts=attempts, max_attempts=1, delay=30.0, deadline_in=5.0, stage=0, following=1
+    )
+
+    assert outcome == NextStep(TaskState.ASSIGNED, reason, 0.0, 1)
+
+
+@given(transient)
+def test_a_transient_failure_stays_at_its_stage_and_escalations_are_not_its_attempts(reason: Reason) -> None:
+    def after(attempts: int) -> NextStep:
+        return next_step(
+            reason, attempts=attempts, max_attempts=3, delay=5.0, deadline_in=None, stage=1, following=2
+        )
+
+    assert after(3) == NextStep(TaskState.ASSIGNED, reason, 5.0, 1)
+    assert after(4) == NextStep(TaskState.DEAD, Reason.ATTEMPTS_EXHAUSTED)
+
+
+def test_no_stage_follows_at_or_past_the_deadline() -> None:
+    outcome = next_step(
+        Reason.LOW_QUALITY, attempts=1, max_attempts=3, delay=5.0, deadline_in=0.0, stage=0, following=1
+    )
+
+    assert outcome == NextStep(TaskState.DEAD, Reason.DEADLINE_PASSED)
+
+
 def answer(failed: int) -> str:
     counts = f'{{"tests_passed": 8, "tests_failed": {failed}, "bugs_introduced": 0, "revisions_needed": 0}}'
     return f"Done.\n```evidence\n{counts}\n```"

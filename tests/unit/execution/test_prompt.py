@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cp_core.execution.evidence import parse_evidence
-from cp_core.execution.prompt import INSTRUCTIONS, Prompt, chat_prompt, output_limit
+from cp_core.execution.prompt import EARLIER_WORK_LIMIT, INSTRUCTIONS, Prompt, chat_prompt, output_limit
 
 
 @given(st.text(), st.text(), st.text(), st.lists(st.text()))
@@ -26,6 +26,15 @@ def test_the_task_is_quoted_with_all_that_is_known_of_it() -> None:
     assert prompt.user == (
         "<task>\nTitle: Fix login\nWorkspace: acme/web\nLabels: bug, urgent\n\nIt loops.\nSometimes.\n</task>"
     )
+
+
+def test_earlier_work_that_is_handed_on_stands_after_the_task_and_is_cut() -> None:
+    plain = chat_prompt("Fix login", "It loops.", "acme/web", [])
+    informed = chat_prompt("Fix login", "It loops.", "acme/web", [], earlier_work="x" * 30_000)
+
+    assert informed.system == plain.system
+    assert informed.user.startswith(plain.user)
+    assert informed.user.endswith(f"<earlier_work>\n{'x' * EARLIER_WORK_LIMIT}\n</earlier_work>")
 
 
 def test_the_instructions_show_evidence_that_the_parser_reads() -> None:
