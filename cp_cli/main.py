@@ -39,6 +39,7 @@ COMMANDS = {
     "ledger": Command("cp_cli.ledger:app", "Verify the quota ledger."),
     "notices": Command("cp_cli.notices:notices", "Show which notices wait or failed, and deliver them."),
     "report": Command("cp_cli.report:report", "Show what some days came to."),
+    "cancel": Command("cp_cli.cancel:cancel", "Cancel tasks, a day, a batch, a run, a model's, or all."),
     "feedback": Command("cp_cli.feedback:feedback", "Add evidence from CI or a review to a task's work."),
     "doctor": Command("cp_cli.doctor:doctor", "Check the installation, and say what to do about it."),
     "simulate": Command("cp_cli.simulate:simulate", "Serve simulated models on a local port."),

@@ -81,6 +81,13 @@ WHERE t.id = held.id AND t.attempts = held.attempt AND t.lease_owner = %(worker)
 RETURNING t.id, held.attempt
 """
 
+# Hardly ever does a row fit, and the partial index holds no other: asking costs next to nothing.
+CALLED_OFF: LiteralString = """
+SELECT t.id, t.attempts::int AS attempt, c.requested_by, c.reason
+FROM cp.tasks t JOIN cp.cancellations c ON c.id = t.cancellation
+WHERE t.state = 'running' AND t.cancellation IS NOT NULL AND t.lease_owner = %(worker)s
+"""
+
 # What a task's reservation is known by. The count is of the attempts made under the current decision.
 DECISION_COLUMNS: LiteralString = """
     t.id, t.attempts::int AS attempts, t.max_attempts::int AS max_attempts, a.decision_id, a.plan,
@@ -92,7 +99,7 @@ DECISION_COLUMNS: LiteralString = """
 # The lease owner names the running state: only a running task has one. Naming the state itself would let the
 # planner start from the partial index of all running tasks instead of from the primary key.
 LOCK_LEASED: LiteralString = f"""
-SELECT {DECISION_COLUMNS} AS decision_attempt
+SELECT {DECISION_COLUMNS} AS decision_attempt, t.cancellation IS NOT NULL AS is_called_off
 FROM cp.tasks t JOIN cp.assignments a ON a.id = t.assignment
 WHERE t.id = ANY(%(tasks)s::bigint[]) AND t.lease_owner = %(worker)s
 ORDER BY t.id
@@ -101,13 +108,13 @@ FOR NO KEY UPDATE OF t
 
 LOCK_EXPIRED: LiteralString = f"""
 WITH t AS MATERIALIZED (
-    SELECT id, attempts, max_attempts, deadline, assignment, stage
+    SELECT id, attempts, max_attempts, deadline, assignment, stage, cancellation
     FROM cp.tasks
     WHERE state = 'running' AND lease_expires_at < clock_timestamp()
     ORDER BY lease_expires_at LIMIT %(limit)s
     FOR NO KEY UPDATE SKIP LOCKED
 )
-SELECT {DECISION_COLUMNS} AS decision_attempt
+SELECT {DECISION_COLUMNS} AS decision_attempt, t.cancellation IS NOT NULL AS is_called_off
 FROM t JOIN cp.assignments a ON a.id = t.assignment
 """
 
@@ -144,7 +151,7 @@ WITH released AS (
     SET state = 'assigned', attempts = t.attempts - 1, lease_owner = NULL, lease_expires_at = NULL,
         state_changed_at = clock_timestamp()
     FROM unnest(%(tasks)s::bigint[], %(attempts)s::int[]) AS r (id, attempts)
-    WHERE t.id = r.id AND t.attempts = r.attempts AND t.lease_owner = %(worker)s
+    WHERE t.id = r.id AND t.attempts = r.attempts AND t.lease_owner = %(worker)s AND t.cancellation IS NULL
     RETURNING t.id, r.attempts
 )
 DELETE FROM cp.executions e USING released

@@ -24,9 +24,11 @@ from cp_core.execution.cost import amounts_used, billed_usd
 from cp_core.execution.outcome import AttemptResult, NextStep, next_step
 from cp_core.execution.scrubbing import strike_secrets, strike_values
 from cp_core.execution.stages import following_stage, reserved_at
+from cp_core.tasks.cancellation import called_off
 from cp_core.tasks.reasons import Reason
 from cp_core.tasks.states import FINAL_STATES, TaskState, require_legal
 from cp_resources import execution_queries as queries
+from cp_resources.cancellation import ANNOUNCE_CANCELLED
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.ledger import Ledger, Reservation, Settlement
@@ -174,6 +176,15 @@ class ExecutionStore:
             renewed = {row["id"]: row["attempt"] for row in _rows(connection, queries.HEARTBEAT, parameters)}
         return {claimed.execution for claimed in held if renewed.get(claimed.task) == claimed.attempt}
 
+    def called_off(self, worker: str) -> dict[tuple[int, int], str]:
+        """The worker's running tasks that are to be cancelled: by task and attempt, who says so and why."""
+        with self._database.transaction() as connection:
+            rows = _rows(connection, queries.CALLED_OFF, {"worker": worker})
+        return {
+            (row["id"], row["attempt"]): f"called off by {row['requested_by']}: {row['reason']}"
+            for row in rows
+        }
+
     def complete(self, worker: str, finished: Sequence[Finished]) -> list[NextStep | None]:
         """Record finished attempts and move their tasks on, in one transaction. A repeat changes nothing.
 
@@ -196,14 +207,25 @@ class ExecutionStore:
         return [steps[item.claimed.task] if item.claimed.execution in held else None for item in finished]
 
     def release(self, worker: str, unbegun: Sequence[ClaimedTask]) -> int:
-        """Give back tasks whose attempt has not begun, as if they had not been claimed; return how many."""
+        """Give back tasks whose attempt has not begun, as if they had not been claimed; return how many.
+
+        Those that were called off meanwhile are cancelled.
+        """
         parameters = {
             "worker": worker,
             "tasks": [claimed.task for claimed in unbegun],
             "attempts": [claimed.attempt for claimed in unbegun],
         }
         with self._database.transaction() as connection:
-            return len(_rows(connection, queries.RELEASE, parameters))
+            released = {row["task"] for row in _rows(connection, queries.RELEASE, parameters)}
+            left = sorted(claimed.task for claimed in unbegun if claimed.task not in released)
+            rows = _rows(
+                connection,
+                queries.LOCK_LEASED,
+                {"worker": worker, "tasks": left, "enforce": self._enforce_deadlines},
+            )
+            self._take_back(connection, rows, "called off before the attempt began")
+        return len(released)
 
     def abandon(self, worker: str, begun: Sequence[ClaimedTask]) -> int:
         """Give back tasks whose attempt was cut off: the attempt counts as lost. Returns how many."""
@@ -301,6 +323,9 @@ class ExecutionStore:
         _write(connection, queries.MOVE_TASKS, [_task_row(move, steps[move.task]) for move in moves])
         over = {task: step.state for task, step in steps.items() if step.state in FINAL_STATES}
         Outbox.add(connection, notices_about(over))
+        cancelled = [task for task, state in over.items() if state is TaskState.CANCELLED]
+        if cancelled:
+            connection.execute(ANNOUNCE_CANCELLED, {"tasks": cancelled})
         return steps
 
 
@@ -336,6 +361,8 @@ def _move_on(row: Mapping[str, Any], reason: Reason | None, delay: float, settle
         stage=row["stage"],
         following=following_stage(plan, row["stage"]),
     )
+    if row["is_called_off"]:
+        step = called_off(step)
     if step.state is not TaskState.ASSIGNED:
         return _Move(row["id"], row["attempts"], step, settlement)
     key = reservation_key(row["decision_id"], row["decision_attempt"] + 1)
@@ -359,7 +386,7 @@ def _execution_row(item: Finished, secrets: Sequence[str]) -> dict[str, Any]:
     claimed, result = item.claimed, item.result
     return {
         "id": claimed.execution,
-        "state": "failed" if result.reason else "succeeded",
+        "state": _ending(result.reason),
         "reason": result.reason and str(result.reason),
         "error": _storable(result.error and strike_secrets(result.error, secrets)),
         "http_status": result.http_status,
@@ -375,6 +402,13 @@ def _execution_row(item: Finished, secrets: Sequence[str]) -> dict[str, Any]:
         "evidence": None if result.evidence is None else json.dumps(dict(result.evidence)),
         "output": _storable(result.output and strike_values(result.output, secrets)),
     }
+
+
+def _ending(reason: Reason | None) -> str:
+    """State of an execution that ended. One that was called off says nothing about its model."""
+    if reason is Reason.CANCELLED:
+        return "cancelled"
+    return "failed" if reason else "succeeded"
 
 
 def _storable(text: str | None) -> str | None:

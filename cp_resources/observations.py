@@ -34,7 +34,7 @@ COPY (
     JOIN cp.assignments a ON a.id = e.assignment
     LEFT JOIN versions v ON v.config_hash = a.config_hash AND v.model = e.model
     {payloads}
-    WHERE e.submission_day BETWEEN {first} AND {last} AND e.state <> 'running'
+    WHERE e.submission_day BETWEEN {first} AND {last} AND e.state NOT IN ('running', 'cancelled')
     ORDER BY e.id
 ) TO STDOUT (FORMAT csv, HEADER)
 """

@@ -14,7 +14,7 @@ _ATTEMPTS = """
     SELECT model, domain, complexity, task, has_succeeded, score, quality, input_tokens, cached_tokens,
            output_tokens, cost_usd, latency_ms, expected_input_tokens, expected_output_tokens
     FROM marts.executions
-    WHERE submission_day = %s AND state <> 'running'
+    WHERE submission_day = %s AND state NOT IN ('running', 'cancelled')
     ORDER BY execution
 """
 _COLUMNS = ["day", *KEYS, *MEASURES]
@@ -27,7 +27,10 @@ class PerformanceStore:
         self._database = database
 
     def attempts(self, day: date) -> pd.DataFrame:
-        """Ended attempts of tasks submitted on `day`; columns as `measure_performance` takes them."""
+        """Ended attempts of tasks submitted on `day`; columns as `measure_performance` takes them.
+
+        Without those that were called off: they say nothing of a model.
+        """
         with self._database.transaction() as connection, connection.cursor(row_factory=dict_row) as cursor:
             rows = cursor.execute(_ATTEMPTS, [day]).fetchall()
             names = [column.name for column in cursor.description or ()]

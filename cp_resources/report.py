@@ -32,7 +32,7 @@ class ModelLine:
 
     @property
     def success_rate(self) -> float | None:
-        """Attempts that succeeded over attempts that ended, or None when none has."""
+        """Attempts that succeeded over those that ended and were not called off, or None when none has."""
         return self.succeeded / self.finished if self.finished else None
 
 
@@ -95,7 +95,7 @@ _MODELS: LiteralString = """
     SELECT model,
            count(*)::int AS attempts,
            count(*) FILTER (WHERE state = 'succeeded')::int AS succeeded,
-           count(*) FILTER (WHERE state <> 'running')::int AS finished,
+           count(*) FILTER (WHERE state NOT IN ('running', 'cancelled'))::int AS finished,
            avg(quality) AS quality,
            sum(input_tokens)::bigint AS input_tokens,
            sum(cached_tokens)::bigint AS cached_tokens,

@@ -104,6 +104,12 @@ tasks = Table(
     _timestamp("lease_expires_at", nullable=True),
     Column("reason", Text, comment="why the task was deferred, retried or ended"),
     _timestamp("state_changed_at", default_now=True),
+    Column(
+        "cancellation",
+        BigInteger,
+        ForeignKey("cp.cancellations.id"),
+        comment="who called it off; of a running task: a request that its worker has yet to follow",
+    ),
     CheckConstraint(_one_of("state", list(TaskState)), name="state"),
     CheckConstraint("priority BETWEEN 0 AND 4", name="priority"),
     CheckConstraint("attempts >= 0 AND max_attempts >= 1", name="attempts"),
@@ -113,6 +119,9 @@ tasks = Table(
         name="lease",
     ),
     CheckConstraint("state NOT IN ('assigned', 'running') OR assignment IS NOT NULL", name="assigned"),
+    CheckConstraint(
+        "cancellation IS NULL OR state NOT IN ('queued', 'deferred', 'assigned')", name="cancellation"
+    ),
     Index(
         "ix_tasks_open",
         "submission_day",
@@ -128,7 +137,48 @@ tasks = Table(
         postgresql_where=text("state = 'assigned'"),
     ),
     Index("ix_tasks_leases", "lease_expires_at", postgresql_where=text("state = 'running'")),
+    Index(
+        "ix_tasks_called_off",
+        "lease_owner",
+        postgresql_where=text("state = 'running' AND cancellation IS NOT NULL"),
+    ),
     Index("ix_tasks_submission_day", "submission_day"),
+)
+
+cancellations = Table(
+    "cancellations",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    _timestamp("requested_at", default_now=True),
+    Column("requested_by", Text, nullable=False, comment="login name, or whoever was named"),
+    Column("reason", Text, nullable=False),
+    Column("selection", JSONB, nullable=False, comment="tasks, day, batch, run, model; empty: everything"),
+)
+
+drains = Table(
+    "drains",
+    metadata,
+    Column("worker", Text, primary_key=True, comment="lease owner"),
+    Column("run_id", Text, comment="Dagster run that drains"),
+    Column("submission_day", Date, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    _timestamp("started_at", default_now=True),
+    _timestamp("heartbeat_at", default_now=True),
+    _timestamp("ended_at", nullable=True),
+    Column("ended", Text, comment="why: drained, waiting, time budget, stopped or failed"),
+    Column("held", Integer, nullable=False, server_default=text("0"), comment="tasks under its leases"),
+    Column("attempts", BigInteger, nullable=False, server_default=text("0")),
+    Column("succeeded", BigInteger, nullable=False, server_default=text("0"), comment="tasks"),
+    Column("failed", BigInteger, nullable=False, server_default=text("0"), comment="tasks, dead ones too"),
+    Column("cancelled", BigInteger, nullable=False, server_default=text("0"), comment="tasks"),
+    Column("late", BigInteger, nullable=False, server_default=text("0"), comment="attempts"),
+    Column("input_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("output_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("cost_usd", Numeric(18, 9), nullable=False, server_default=text("0")),
+    CheckConstraint("(ended IS NULL) = (ended_at IS NULL)", name="ended"),
+    Index("ix_drains_started_at", "started_at"),
+    Index("ix_drains_under_way", "submission_day", postgresql_where=text("ended_at IS NULL")),
 )
 
 task_payloads = Table(
@@ -385,8 +435,8 @@ executions = Table(
     Column("run_id", Text),
     _timestamp("started_at", default_now=True),
     _timestamp("finished_at", nullable=True),
-    CheckConstraint("state IN ('running', 'succeeded', 'failed', 'lost')", name="state"),
-    CheckConstraint("(state IN ('failed', 'lost')) = (reason IS NOT NULL)", name="reason"),
+    CheckConstraint("state IN ('running', 'succeeded', 'failed', 'lost', 'cancelled')", name="state"),
+    CheckConstraint("(state IN ('failed', 'lost', 'cancelled')) = (reason IS NOT NULL)", name="reason"),
     CheckConstraint("(state = 'running') = (finished_at IS NULL)", name="finished"),
     CheckConstraint("quality BETWEEN 0 AND 10", name="quality"),
     CheckConstraint("cached_tokens + cache_write_tokens <= input_tokens", name="tokens"),

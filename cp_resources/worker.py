@@ -16,7 +16,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -40,7 +40,7 @@ from cp_resources.log import logger
 from cp_resources.providers.endpoint import require_keys
 from cp_resources.request_log import kept_by, request_log
 from cp_resources.settings import Settings
-from cp_resources.worker_kinds import WorkerKind
+from cp_resources.worker_kinds import CutOffError, WorkerKind
 from cp_resources.worker_kinds.by_provider import WorkersByProvider
 
 PREFETCH = 2
@@ -53,6 +53,8 @@ SWEEP_EVERY_SECONDS = 5.0
 LOOK_AGAIN_SECONDS = 1.0
 """How often a worker that can claim nothing looks again."""
 REPORT_EVERY_SECONDS = 1.0
+CALLED_OFF_EVERY_SECONDS = 1.0
+"""How often a worker asks whether a task that it holds is to be cancelled."""
 DATABASE_PAUSES_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Pauses between tries when the database fails; every call here may be repeated safely."""
 
@@ -179,6 +181,7 @@ class _Held:
         leased_until: monotonic time before which the lease has certainly not run out.
         begun: a call was made, and may be billed.
         ended: the attempt has a result, which is recorded or about to be.
+        called_off: who wants the task cancelled, and why.
     """
 
     claimed: ClaimedTask
@@ -186,6 +189,7 @@ class _Held:
     leased_until: float
     begun: bool = False
     ended: bool = False
+    called_off: str | None = None
     attempt: asyncio.Task[None] | None = None
 
 
@@ -237,6 +241,7 @@ class _Drain:
         started = time.monotonic()
         recorder = self._in_background(self._record_results())
         heart = self._in_background(self._renew_leases())
+        ear = self._in_background(self._follow_cancelling())
         try:
             self._summary.ended = await self._claim_until_done(started + seconds)
             await self._wind_down(recorder, self._policy.drain_seconds)
@@ -245,6 +250,7 @@ class _Drain:
             raise
         finally:
             heart.cancel()
+            ear.cancel()
         open_tasks = await self._call(self._store.open_tasks, self._day)
         self._summary.open = {str(state): tasks.count for state, tasks in open_tasks.items()}
         self._summary.seconds = time.monotonic() - started
@@ -359,12 +365,18 @@ class _Drain:
     async def _attempt(self, held: _Held) -> None:
         claimed = held.claimed
         bind_contextvars(**_ids(claimed))  # for all that is logged below; the context is this attempt's own
-        async with self._slots[claimed.model], self._all_slots:
-            if time.monotonic() >= held.leased_until:
-                self._held.pop(claimed.execution, None)  # whoever took it back does it
-                return
-            held.begun = True
-            result = await self._result_of(held)
+        try:
+            async with self._slots[claimed.model], self._all_slots:
+                if time.monotonic() >= held.leased_until:
+                    self._held.pop(claimed.execution, None)  # whoever took it back does it
+                    return
+                held.begun = True
+                result = await self._result_of(held)
+        except asyncio.CancelledError as cut:
+            if held.called_off is None:
+                raise
+            known = cut.result if isinstance(cut, CutOffError) else AttemptResult(Reason.CANCELLED)
+            result = replace(known, error=held.called_off)
         delay = retry_delay(
             claimed.attempt, self._policy, jitter=self._random.random(), retry_after=result.retry_after
         )
@@ -423,9 +435,26 @@ class _Drain:
                     one.attempt.cancel()
                     self._held.pop(one.claimed.execution, None)
 
+    async def _follow_cancelling(self) -> None:
+        """Stop the attempts at tasks that somebody called off; each is then recorded like any other."""
+        while True:
+            await asyncio.sleep(CALLED_OFF_EVERY_SECONDS)
+            if not self._held:
+                continue
+            called_off = await self._call(self._store.called_off, self._owner)
+            held = list(self._held.values())
+            await asyncio.sleep(
+                0
+            )  # an attempt that was cancelled before its first step would leave no result
+            for one in held:
+                why = called_off.get((one.claimed.task, one.claimed.attempt))
+                if why and not one.called_off and not one.ended and one.attempt:
+                    one.called_off = why
+                    one.attempt.cancel()
+
     async def _wind_down(self, recorder: asyncio.Task[None], patience: float) -> None:
         """Give back what has not begun, let calls end for `patience` seconds, cut off the rest, record."""
-        unbegun = [held for held in self._held.values() if not held.begun]
+        unbegun = [held for held in self._held.values() if not held.begun and not held.called_off]
         await _cancel(unbegun)
         await self._call(self._store.release, self._owner, [held.claimed for held in unbegun])
         for held in unbegun:

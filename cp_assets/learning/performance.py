@@ -90,7 +90,7 @@ performance_metrics_checks = checks_of(
                 SELECT submission_day, model, made.attempts, measured.attempts AS measured_attempts
                 FROM (
                     SELECT submission_day, model, count(*) AS attempts FROM marts.executions
-                    WHERE state <> 'running' AND submission_day = coalesce(%(day)s, submission_day)
+                    WHERE state NOT IN ('running', 'cancelled') AND submission_day = coalesce(%(day)s, submission_day)
                     GROUP BY submission_day, model
                 ) AS made
                 FULL JOIN (
@@ -132,7 +132,7 @@ performance_metrics_checks = checks_of(
                     SELECT submission_day, sum(cost_usd) AS cost_usd,
                            sum(input_tokens + output_tokens) AS tokens
                     FROM marts.executions
-                    WHERE state <> 'running' AND submission_day = coalesce(%(day)s, submission_day)
+                    WHERE state NOT IN ('running', 'cancelled') AND submission_day = coalesce(%(day)s, submission_day)
                     GROUP BY submission_day
                 ) AS made
                 FULL JOIN (

@@ -99,6 +99,8 @@ def next_step(
     """
     if reason is None:
         return NextStep(TaskState.SUCCEEDED, None)
+    if reason is Reason.CANCELLED:
+        return NextStep(TaskState.CANCELLED, reason)
     if reason not in TRANSIENT and following is not None:
         stage, delay = following, 0.0
     elif attempts - stage >= max_attempts:

@@ -78,8 +78,13 @@ class Connections:
         client = self._idle.pop() if self._idle else self._new()
         try:
             yield client
-        finally:
+        except asyncio.CancelledError:
+            await client.aclose()  # cut off in the middle: who uses it next could wait for it in vain
+            raise
+        except BaseException:
             self._idle.append(client)
+            raise
+        self._idle.append(client)
 
     async def aclose(self) -> None:
         """Close them all."""

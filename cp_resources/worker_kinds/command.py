@@ -38,6 +38,7 @@ from cp_core.models.registry import ModelRegistry, Provider, Wire
 from cp_core.tasks.reasons import Reason
 from cp_resources.executions import ClaimedTask
 from cp_resources.settings import Settings
+from cp_resources.worker_kinds import CutOffError
 
 TERMINATION_SECONDS = 3.0
 """How long a command may take to end after SIGTERM; then its group is killed."""
@@ -137,7 +138,11 @@ class CommandWorker:
             except OSError as error:
                 return AttemptResult(_not_started(error), error=scrub(f"command: {error}"))
         secrets = tuple(value for name, value in environment.items() if _SECRET_NAME.search(name))
-        return self._result(claimed, prompt, ended, secrets, limit, (time.perf_counter() - started) * 1000)
+        latency_ms = (time.perf_counter() - started) * 1000
+        result = self._result(claimed, prompt, ended, secrets, limit, latency_ms)
+        if result.reason is Reason.CANCELLED:
+            raise CutOffError(result)
+        return result
 
     def _environment_of(self, claimed: ClaimedTask, provider: Provider) -> dict[str, str]:
         given = {name: self._environment[name] for name in provider.environment if name in self._environment}
@@ -176,6 +181,8 @@ class CommandWorker:
     def _what_happened(self, ended: _Ended, limit: float) -> str:
         if ended.cut_off is Reason.TIMEOUT:
             how = f"the command did not end within {limit:g} s"
+        elif ended.cut_off is Reason.CANCELLED:
+            how = "the command was stopped"
         elif ended.cut_off:
             limit_bytes = self._policy.response_limit_bytes
             how = f"the output is longer than {limit_bytes} bytes (execution.response_limit_bytes)"
@@ -215,9 +222,11 @@ async def _execute(
             await run.over.wait()
     except TimeoutError:
         cut_off = Reason.TIMEOUT
+    except asyncio.CancelledError:
+        cut_off = Reason.CANCELLED
     finally:
         await _end(transport, run)
-    if run.said_too_much:
+    if run.said_too_much and cut_off is not Reason.CANCELLED:
         cut_off = Reason.TRUNCATED
     return _Ended(transport.get_returncode(), cut_off, _text(run.output), _text(run.stderr))
 

@@ -19,7 +19,14 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
-from cp_core.execution.cost import MalformedUsageError, Usage, cost_usd, parse_usage, usage_by_length
+from cp_core.execution.cost import (
+    NO_USAGE,
+    MalformedUsageError,
+    Usage,
+    cost_usd,
+    parse_usage,
+    usage_by_length,
+)
 from cp_core.execution.evidence import FENCE, OPENING
 from cp_core.execution.outcome import AttemptResult, judge
 from cp_core.execution.policy import ExecutionPolicy
@@ -39,6 +46,7 @@ from cp_resources.providers.transport import (
 )
 from cp_resources.providers.wire import ProviderError
 from cp_resources.settings import Settings
+from cp_resources.worker_kinds import CutOffError
 
 POLL_SECONDS = 2.0
 """Between two looks at a task's status, when the endpoint does not ask for another time."""
@@ -59,6 +67,13 @@ class _Result(BaseModel):
     output: str
     evidence: dict[str, Any] | None = None
     usage: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class _CalledOff:
+    """What an endpoint says was used by a task that it was told to stop."""
+
+    usage: Usage = NO_USAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +141,33 @@ class EndpointWorker:
         limit = min(seconds, worker.provider.timeout_seconds or self._policy.timeout_seconds)
         body = self._body(claimed, model, prompt, limit)
         started = time.perf_counter()
+        called_off = _CalledOff()
         try:
             async with asyncio.timeout(limit):
-                answer = await _work(worker, body, _headers(claimed), limit)
+                answer = await _work(worker, body, _headers(claimed), limit, called_off)
             return self._answered(answer, prompt, model, _milliseconds_since(started))
         except TimeoutError:
-            error = f"no result within {limit:g} s"
-            return AttemptResult(Reason.TIMEOUT, error=error, latency_ms=_milliseconds_since(started))
+            return AttemptResult(
+                Reason.TIMEOUT,
+                usage=called_off.usage,
+                cost_usd=cost_usd(called_off.usage, model),
+                error=f"no result within {limit:g} s",
+                latency_ms=_milliseconds_since(started),
+            )
+        except asyncio.CancelledError as cancelled:
+            raise CutOffError(
+                AttemptResult(
+                    Reason.CANCELLED,
+                    usage=called_off.usage,
+                    cost_usd=cost_usd(called_off.usage, model),
+                    latency_ms=_milliseconds_since(started),
+                )
+            ) from cancelled
         except ProviderError as failure:
             return AttemptResult(
                 reason=failure.reason,
+                usage=called_off.usage,
+                cost_usd=cost_usd(called_off.usage, model),
                 error=str(failure),
                 http_status=failure.http_status,
                 request_id=failure.request_id,
@@ -184,7 +216,13 @@ class EndpointWorker:
         )
 
 
-async def _work(worker: _Worker, body: Mapping[str, Any], headers: Mapping[str, str], limit: float) -> Answer:
+async def _work(
+    worker: _Worker,
+    body: Mapping[str, Any],
+    headers: Mapping[str, str],
+    limit: float,
+    called_off: _CalledOff,
+) -> Answer:
     """Give the task to the endpoint and return its result; tell it to stop when that is not waited for."""
     answer = await _submit(worker, body, headers, limit)
     if answer.status != 202:
@@ -193,8 +231,10 @@ async def _work(worker: _Worker, body: Mapping[str, Any], headers: Mapping[str, 
     try:
         return await _poll(worker, path, headers, _pause(answer))
     except (asyncio.CancelledError, ProviderError):
-        with suppress(ProviderError):
-            await worker.send("DELETE", path, None, headers, CANCEL_SECONDS)
+        with suppress(ProviderError, MalformedUsageError):
+            answer = await worker.send("DELETE", path, None, headers, CANCEL_SECONDS)
+            if isinstance(usage := answer.body.get("usage"), Mapping):
+                called_off.usage = parse_usage(Wire.ENDPOINT, usage)
         raise
 
 

@@ -18,7 +18,7 @@ where
     and (
         mart.execution is null
         or (
-            mart.state in ('succeeded', 'failed')
+            mart.state in ('succeeded', 'failed', 'cancelled')
             and (mart.state, mart.input_tokens, mart.output_tokens, mart.cost_usd)
             is distinct from
             (recorded.state, recorded.input_tokens, recorded.output_tokens, recorded.cost_usd)

@@ -30,6 +30,7 @@ class Behaviour:
         status_url: in place of its own.
         first: answers given before all others, as (status, headers, body).
         result: body of the 200; text is sent as it is.
+        called_off: body of the answer to DELETE.
     """
 
     polls: int = 0
@@ -37,6 +38,7 @@ class Behaviour:
     status_url: str | None = None
     first: list[tuple[int, Mapping[str, str], Any]] = field(default_factory=list)
     result: Any = field(default_factory=lambda: RESULT)
+    called_off: Any = field(default_factory=dict)
 
 
 class ReferenceWorker:
@@ -96,7 +98,7 @@ class ReferenceWorker:
             self._polled += 1
             self._send_state(request)
         else:
-            self._send(request, 200, {}, {})
+            self._send(request, 200, {}, self.behaviour.called_off)
 
     def _send_state(self, request: BaseHTTPRequestHandler) -> None:
         if self._polled >= self.behaviour.polls:

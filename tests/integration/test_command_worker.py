@@ -25,7 +25,7 @@ from cp_core.execution.policy import ExecutionPolicy
 from cp_core.tasks.reasons import Reason
 from cp_resources.executions import ClaimedTask
 from cp_resources.settings import Settings
-from cp_resources.worker_kinds import command
+from cp_resources.worker_kinds import CutOffError, command
 from cp_resources.worker_kinds.command import CommandWorker
 
 POLICY = ExecutionPolicy(response_limit_bytes=4096)
@@ -343,6 +343,38 @@ def test_a_command_is_asked_to_end_before_it_is_killed(
     result = attempt(worker(words, workspace, timeout_seconds=2))
 
     assert (result.reason, result.usage) == (Reason.TIMEOUT, Usage(10, 0, 0, 5))
+
+
+def test_a_cancelled_command_tells_what_it_used_by_then(
+    workspace: Path, agent: Callable[[str], list[str]]
+) -> None:
+    words = agent(
+        """
+        import signal, sys, time
+        def end(*_):
+            print('{"usage": {"input_tokens": 1000, "output_tokens": 500}}', flush=True)
+            sys.exit(0)
+        signal.signal(signal.SIGTERM, end)
+        open("ready", "w")
+        time.sleep(600)
+        """
+    )
+
+    async def run() -> AttemptResult:
+        running = asyncio.create_task(worker(words, workspace).attempt(claimed(), seconds=INF))
+        while not (workspace / "ready").exists():
+            await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError) as raised:
+            await running
+        cut = raised.value.__context__ if not isinstance(raised.value, CutOffError) else raised.value
+        assert isinstance(cut, CutOffError)
+        return cut.result
+
+    result = asyncio.run(run())
+    assert (result.reason, result.usage) == (Reason.CANCELLED, Usage(1000, 0, 0, 500))
+    assert result.cost_usd == Decimal("0.003")  # 1,000 at 1 dollar and 500 at 4 dollars a million
+    assert "the command was stopped" in str(result.error)
 
 
 def test_a_flood_of_output_is_cut_and_ended(workspace: Path, agent: Callable[[str], list[str]]) -> None:

@@ -159,6 +159,22 @@ def test_an_endpoint_that_takes_too_long_is_told_to_stop() -> None:
     assert reference.events.count("DELETE /tasks/17") == 1
 
 
+@pytest.mark.parametrize(
+    ("told", "usage"),
+    [
+        ({"usage": {"input_tokens": 1000, "output_tokens": 500}}, Usage(1000, 0, 0, 500)),
+        ({"usage": {"input_tokens": -1}}, Usage()),
+        ({"usage": "much"}, Usage()),
+    ],
+    ids=["told", "malformed", "no object"],
+)
+def test_an_endpoint_may_tell_what_a_task_that_it_stopped_had_used(told: Any, usage: Usage) -> None:
+    with ReferenceWorker(Behaviour(polls=10**6, called_off=told)) as reference:
+        result = attempt(worker(reference.url, timeout_seconds=0.7))
+
+    assert (result.reason, result.usage) == (Reason.TIMEOUT, usage)
+
+
 def test_a_cancelled_attempt_tells_the_endpoint_to_stop() -> None:
     async def run(reference: ReferenceWorker) -> None:
         async with worker(reference.url) as kind:

@@ -6,7 +6,9 @@ select
     count(*) as attempts,
     count(distinct task) as tasks,
     count(*) filter (where has_succeeded) as succeeded,
-    count(*) filter (where has_succeeded)::double precision / count(*) as success_rate,
+    -- an attempt that a person called off says nothing of its model
+    count(*) filter (where has_succeeded)::double precision
+    / nullif(count(*) filter (where state <> 'cancelled'), 0) as success_rate,
     avg(quality) as quality_mean,
     sum(input_tokens)::bigint as input_tokens,
     sum(cached_tokens)::bigint as cached_tokens,

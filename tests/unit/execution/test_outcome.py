@@ -10,7 +10,7 @@ from cp_core.execution.outcome import NextStep, judge, next_step
 from cp_core.tasks.reasons import TRANSIENT, Reason
 from cp_core.tasks.states import LEGAL_MOVES, TaskState
 
-deterministic = st.sampled_from(sorted(set(Reason) - TRANSIENT - {Reason.LOW_QUALITY}))
+deterministic = st.sampled_from(sorted(set(Reason) - TRANSIENT - {Reason.LOW_QUALITY, Reason.CANCELLED}))
 transient = st.sampled_from(sorted(TRANSIENT))
 
 
