@@ -32,6 +32,9 @@ _BY_REASON = """
     SELECT reason, count(*) FROM executions
     WHERE submission_day = %s AND reason IS NOT NULL GROUP BY reason ORDER BY 2 DESC, 1
 """
+_LEFT_ALONE = """
+    SELECT provider, model, state, reason, retry_at FROM breakers WHERE state <> 'closed' ORDER BY 1
+"""
 _BY_MODEL = """
     SELECT model, count(*), count(*) FILTER (WHERE state = 'succeeded'), avg(quality), sum(input_tokens),
            sum(cached_tokens), sum(output_tokens), sum(cost_usd), sum(billed_usd)
@@ -107,6 +110,9 @@ def execution_outcomes(
             "seconds in this run": round(summary.seconds, 1),
             "cost in USD": float(sum(row[7] for row in by_model)),
             "tasks by state": counts("state", dict(database.fetch(_BY_STATE, [day]))),
+            "models left alone now": table(
+                ["provider", "model", "state", "reason", "tried from"], database.fetch(_LEFT_ALONE)
+            ),
             "failed attempts by reason": counts("reason", dict(database.fetch(_BY_REASON, [day]))),
             "by model": table(
                 [

@@ -41,6 +41,7 @@ COMMANDS = {
     "report": Command("cp_cli.report:report", "Show what some days came to."),
     "cancel": Command("cp_cli.cancel:cancel", "Cancel tasks, a day, a batch, a run, a model's, or all."),
     "feedback": Command("cp_cli.feedback:feedback", "Add evidence from CI or a review to a task's work."),
+    "breaker": Command("cp_cli.breaker:app", "Show which models are left alone, and try one again."),
     "doctor": Command("cp_cli.doctor:doctor", "Check the installation, and say what to do about it."),
     "simulate": Command("cp_cli.simulate:simulate", "Serve simulated models on a local port."),
     "db": Command("cp_cli.db:app", "Show or upgrade the database's schema."),

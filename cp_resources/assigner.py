@@ -12,7 +12,7 @@ import gc
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta
@@ -24,6 +24,7 @@ import psycopg
 from cp_core.assignment.decision import Decision, Outcome, reservation_key
 from cp_core.assignment.market import Catalogue
 from cp_core.assignment.optimal import Round, assign_optimal
+from cp_core.assignment.policy import PACED
 from cp_core.assignment.retry import Step
 from cp_core.assignment.strategies import Strategy
 from cp_core.assignment.summary import AssignmentSummary
@@ -34,6 +35,7 @@ from cp_core.tasks.reasons import Reason
 from cp_resources.assignment_attempts import follow, steps_after
 from cp_resources.assignment_batches import AssignmentBatches, Prices, seed_of
 from cp_resources.assignment_store import AssignmentStore, Facts, Stamp
+from cp_resources.breakers import BreakerStore
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.ledger import Ledger, Reservation
@@ -63,6 +65,7 @@ class Assigner:
         self._policy = configuration.policies.assignment
         self._store = AssignmentStore(database, self._policy)
         self._batches = AssignmentBatches(database)
+        self._breakers = BreakerStore(database, configuration)
 
     def assign_day(
         self, day: date, *, run_id: str | None = None, limit: int | None = None
@@ -137,7 +140,8 @@ class Assigner:
         with telemetry.step("read", time.monotonic), self._database.transaction() as connection:
             facts = self._store.read(connection, due, started, self._configuration.content_hash)
             busy = self._store.busy(connection, self._policies.fairness.workspace_caps)
-            telemetry.queries += 2
+            left_alone = self._breakers.unavailable(connection)
+            telemetry.queries += 3
         if not facts:
             return telemetry.summary
         strategy, config_hash = self._policy.strategy, self._configuration.content_hash
@@ -145,7 +149,7 @@ class Assigner:
         seed = seed_of(day, self._store.decisions_of(day))
         accounts = self._ledger.accounts()
         with telemetry.step("decide", time.monotonic):
-            found = self._solve(facts, accounts, seed, start, busy)
+            found = self._solve(facts, accounts, seed, start, busy, left_alone)
         telemetry.queries += 4
         telemetry.considered, telemetry.pruned = found.considered, Counter(found.pruned)
         telemetry.objective, telemetry.bound = found.objective, found.bound
@@ -174,7 +178,13 @@ class Assigner:
         return telemetry.summary
 
     def _solve(
-        self, facts: Facts, accounts: Sequence[Account], seed: int, start: Prices, busy: Mapping[str, int]
+        self,
+        facts: Facts,
+        accounts: Sequence[Account],
+        seed: int,
+        start: Prices,
+        busy: Mapping[str, int],
+        left_alone: Collection[str],
     ) -> Round:
         return assign_optimal(
             facts.frame(),
@@ -188,6 +198,7 @@ class Assigner:
             seed=seed,
             start=start.by_account,
             busy=busy,
+            open_breakers=left_alone,
             threads=min(_MOST_THREADS, os.cpu_count() or 1),
         )
 
@@ -237,11 +248,12 @@ class Assigner:
             with telemetry.step("read", time.monotonic):
                 facts = self._store.read(connection, tasks, due, stamp.config_hash, lock=True)
                 busy = self._store.busy(connection, self._policies.fairness.workspace_caps)
+                left_alone = self._breakers.unavailable(connection)
             with telemetry.step("decide", time.monotonic):
-                decisions = self._decide(facts, accounts, busy)
+                decisions = self._decide(facts, accounts, busy, left_alone)
             with telemetry.step("store", time.monotonic):
                 held, outrun = self._commit(connection, facts, decisions, races, stamp)
-            telemetry.queries += _QUERIES_A_CHUNK + 2
+            telemetry.queries += _QUERIES_A_CHUNK + 3
             telemetry.tasks = len(facts)
             telemetry.summary.races_lost = len(outrun)
             for decision in held:
@@ -251,7 +263,13 @@ class Assigner:
         telemetry.summary.seconds = sum(telemetry.seconds.values())
         return telemetry.summary
 
-    def _decide(self, facts: Facts, accounts: Sequence[Account], busy: Mapping[str, int]) -> list[Decision]:
+    def _decide(
+        self,
+        facts: Facts,
+        accounts: Sequence[Account],
+        busy: Mapping[str, int],
+        left_alone: Collection[str],
+    ) -> list[Decision]:
         if not len(facts):
             return []
         return assign_tiered(
@@ -260,6 +278,7 @@ class Assigner:
             accounts,
             self._policy,
             now=facts.now,
+            open_breakers=left_alone,
             rooms=self._policies.fairness.rooms(busy),
         )
 
@@ -303,10 +322,11 @@ class Assigner:
             ]
 
     def _steps_after(self, decisions: Sequence[Decision], facts: Facts) -> dict[int, Step]:
-        """What follows for the tasks that get nothing. Waiting for another task is no attempt: it has its own pace."""
+        """What follows for the tasks that get nothing. Waiting for another task, or for a model, is no attempt: it has
+        its own pace."""
         if not self._policies.flags.retry_policy_v2 or not len(facts):
             return {}
-        tried = [decision for decision in decisions if decision.reason is not Reason.DEPENDENCY_PENDING]
+        tried = [decision for decision in decisions if decision.reason not in PACED]
         return steps_after(tried, facts.rows, self._policies.assignment_retry, now=facts.now)
 
     def _within_caps(

@@ -21,7 +21,7 @@ from psycopg.types.json import Jsonb
 
 from cp_core.assignment.decision import Decision, Outcome, decision_id, reservation_key
 from cp_core.assignment.policy import AssignmentPolicy
-from cp_core.tasks.reasons import TRANSIENT, Reason
+from cp_core.tasks.reasons import OF_THE_ACCOUNT, TRANSIENT, Reason
 from cp_core.tasks.states import TaskState, require_legal
 from cp_resources.assignment_attempts import relaxation
 from cp_resources.database import Database
@@ -30,7 +30,7 @@ from cp_resources.ledger import reservation_transfers
 Row = Any
 """A named tuple with the columns of `_FACTS`."""
 
-_TRANSIENT = sorted(TRANSIENT)
+_OF_NO_MODEL = sorted(TRANSIENT | OF_THE_ACCOUNT)
 _CAPS_LOCK = 0x6370_7763  # any number that only those who fill capped workspaces take
 _to_json = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 
@@ -147,7 +147,7 @@ class AssignmentStore:
         Args:
             lock: keep the rows until the transaction ends, and leave out those that another one keeps.
         """
-        parameters = {"tasks": list(tasks), "due": due, "transient": _TRANSIENT}
+        parameters = {"tasks": list(tasks), "due": due, "of_no_model": _OF_NO_MODEL}
         with connection.cursor(row_factory=namedtuple_row) as cursor:
             query = _LOCKED_TASKS if lock else _TASKS
             return Facts(cursor.execute(query, parameters).fetchall(), config_hash)
@@ -155,7 +155,7 @@ class AssignmentStore:
     def ask(self, connection: psycopg.Connection, task_id: str) -> psycopg.Cursor[Row]:
         """Ask for the facts of one task, empty unless it is open; read them from the cursor, after a pipeline's end."""
         cursor = connection.cursor(row_factory=namedtuple_row)
-        return cursor.execute(_ONE_TASK, {"task_id": task_id, "transient": _TRANSIENT}, prepare=True)
+        return cursor.execute(_ONE_TASK, {"task_id": task_id, "of_no_model": _OF_NO_MODEL}, prepare=True)
 
     def lock_unchanged(self, connection: psycopg.Connection, rows: Sequence[Row]) -> set[int]:
         """Lock the tasks that are as they were when their facts were read, and that nobody else has locked."""
@@ -411,7 +411,7 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT array_agg(DISTINCT e.model) AS models, bool_or(e.reason = 'LOW_QUALITY') AS is_poor
     FROM cp.executions e
-    WHERE e.task = t.id AND e.state = 'failed' AND e.reason <> ALL(%(transient)s::text[])
+    WHERE e.task = t.id AND e.state = 'failed' AND e.reason <> ALL(%(of_no_model)s::text[])
 ) AS failure
 """
 

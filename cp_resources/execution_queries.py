@@ -8,29 +8,44 @@ from __future__ import annotations
 
 from typing import LiteralString
 
+# Value with aging: every ten minutes since its submission are worth one point. As all tasks age alike their order never
+# changes, so an index holds it. A task of value v goes before all that are submitted (100 - v) x 10 minutes after it,
+# however valuable they are: nothing waits behind newer tasks for more than 16 h 40 min of submissions.
+RANK: LiteralString = "t.value_score - date_part('epoch', timezone('UTC', t.submitted_at)) / 600"
+
+# Asked again at the claim: what a task waited for may have been sent back since it was assigned.
+DEPENDENCIES_HOLD: LiteralString = """
+    (t.dependencies IS NULL OR NOT EXISTS (
+        SELECT FROM unnest(t.dependencies) AS wanted (task_id)
+        LEFT JOIN cp.tasks d USING (task_id)
+        WHERE d.state IS DISTINCT FROM 'succeeded'
+    ))
+"""
+
 # One index descent a model, so that a model whose slots are taken costs nothing. The fences make sure that
 # the inner scan runs, and locks, only once.
-CLAIM: LiteralString = """
+CLAIM: LiteralString = f"""
 WITH free AS MATERIALIZED (
     SELECT *
     FROM unnest(%(models)s::text[], %(slots)s::int[], %(providers)s::text[]) AS f (model, slots, provider)
 ),
 candidates AS MATERIALIZED (
-    SELECT locked.id, locked.value_score
+    SELECT locked.id, locked.rank
     FROM free
     CROSS JOIN LATERAL (
-        SELECT t.id, t.value_score
+        SELECT t.id, {RANK} AS rank
         FROM cp.tasks t
         WHERE t.state = 'assigned' AND t.submission_day = %(day)s AND t.model = free.model
             AND t.available_at <= clock_timestamp()
             AND (t.deadline IS NULL OR t.deadline > clock_timestamp() OR NOT %(enforce)s)
-        ORDER BY t.value_score DESC, t.id
+            AND {DEPENDENCIES_HOLD}
+        ORDER BY {RANK} DESC, t.id
         LIMIT free.slots
         FOR NO KEY UPDATE SKIP LOCKED
     ) locked
 ),
 picked AS MATERIALIZED (
-    SELECT id FROM candidates ORDER BY value_score DESC, id LIMIT %(limit)s
+    SELECT id FROM candidates ORDER BY rank DESC, id LIMIT %(limit)s
 ),
 claimed AS (
     UPDATE cp.tasks t
@@ -50,12 +65,12 @@ begun AS (
     FROM claimed c
     JOIN free ON free.model = c.model
     JOIN cp.assignments a ON a.id = c.assignment
-    RETURNING id, task, provider, funding
+    RETURNING id, task, provider, funding, started_at
 )
 SELECT c.id AS task, c.task_id, b.id AS execution, c.attempts::int AS attempt, a.decision_id,
     (SELECT count(*) FROM cp.executions e WHERE e.task = c.id AND e.assignment = c.assignment) + 1
         AS decision_attempt,
-    c.stage::int AS stage, c.model, b.provider, b.funding,
+    c.stage::int AS stage, c.model, b.provider, b.funding, b.started_at,
     coalesce(a.plan -> c.stage -> 'needs', a.plan -> c.stage -> 'amounts') AS amounts,
     p.title, p.description, c.workspace, p.labels, s.output_high,
     CASE WHEN %(hand_on)s AND c.stage > 0 THEN (
@@ -70,7 +85,7 @@ JOIN begun b ON b.task = c.id
 JOIN cp.assignments a ON a.id = c.assignment
 JOIN cp.task_payloads p ON p.task = c.id
 JOIN cp.task_scores s ON s.task = c.id
-ORDER BY c.value_score DESC, c.id
+ORDER BY c.value_score - date_part('epoch', timezone('UTC', c.submitted_at)) / 600 DESC, c.id
 """
 
 HEARTBEAT: LiteralString = """
@@ -118,16 +133,42 @@ SELECT {DECISION_COLUMNS} AS decision_attempt, t.cancellation IS NOT NULL AS is_
 FROM t JOIN cp.assignments a ON a.id = t.assignment
 """
 
+# What is left alone by an open breaker for longer than tasks are patient goes back, but for the last of each model.
 LOCK_UNFIT: LiteralString = f"""
-WITH t AS MATERIALIZED (
-    SELECT id, attempts, max_attempts, deadline, assignment, stage
-    FROM cp.tasks
+WITH open AS MATERIALIZED (
+    SELECT provider, model FROM cp.breakers
+    WHERE state = 'open' AND retry_at > clock_timestamp() + make_interval(secs => %(patience)s)
+),
+left_alone AS MATERIALIZED (
+    SELECT registered.model FROM unnest(%(enabled)s::text[], %(providers)s::text[]) AS registered (model, provider)
+    WHERE EXISTS (
+        SELECT FROM open WHERE open.provider = registered.provider AND open.model IN ('*', registered.model)
+    )
+),
+sent_back AS MATERIALIZED (
+    SELECT paused.id FROM left_alone CROSS JOIN LATERAL (
+        SELECT t.id FROM cp.tasks t
+        WHERE t.state = 'assigned' AND t.submission_day = %(day)s AND t.model = left_alone.model
+        ORDER BY coalesce(t.deadline, 'infinity') DESC, t.id DESC OFFSET %(trials)s LIMIT %(limit)s
+    ) AS paused
+),
+t AS MATERIALIZED (
+    SELECT t.id, attempts, max_attempts, deadline, assignment, stage,
+        CASE WHEN model <> ALL(%(enabled)s::text[]) THEN 'MODEL_DISABLED'
+             WHEN NOT {DEPENDENCIES_HOLD} THEN 'DEPENDENCY_PENDING'
+             ELSE 'BREAKER_OPEN' END AS reason
+    FROM cp.tasks t
     WHERE state = 'assigned' AND submission_day = %(day)s
-        AND ((%(enforce)s AND deadline <= clock_timestamp()) OR model <> ALL(%(enabled)s::text[]))
+        AND (
+            (%(enforce)s AND deadline <= clock_timestamp())
+            OR model <> ALL(%(enabled)s::text[])
+            OR NOT {DEPENDENCIES_HOLD}
+            OR id IN (SELECT id FROM sent_back)
+        )
     LIMIT %(limit)s
-    FOR NO KEY UPDATE SKIP LOCKED
+    FOR NO KEY UPDATE OF t SKIP LOCKED
 )
-SELECT {DECISION_COLUMNS} + 1 AS decision_attempt
+SELECT t.reason, {DECISION_COLUMNS} + 1 AS decision_attempt
 FROM t JOIN cp.assignments a ON a.id = t.assignment
 """
 
@@ -200,17 +241,32 @@ FROM unnest(%(task)s::bigint[], %(attempt)s::int[], %(error)s::text[]) AS r (tas
 WHERE e.task = r.task AND e.attempt = r.attempt AND e.state = 'running'
 """
 
-# A deferred task may move when a task that it depends on has ended; one deferred for quota is not worth
-# waiting for, as nothing of this day's work brings quota.
+# A deferred task may move when a task that it depends on has ended; one deferred for quota is not worth waiting for, as
+# nothing of this day's work brings quota. What waits for a breaker is told apart: its time comes without any change.
 OPEN_TASKS: LiteralString = """
-SELECT state, count(*) AS count,
+WITH closed_off AS MATERIALIZED (
+    SELECT registered.model, max(
+        CASE b.state WHEN 'open' THEN b.retry_at ELSE clock_timestamp() + interval '1 second' END
+    ) AS until
+    FROM cp.breakers b
+    JOIN unnest(%(models)s::text[], %(providers)s::text[]) AS registered (model, provider)
+        ON b.provider = registered.provider AND b.model IN ('*', registered.model)
+    WHERE b.state <> 'closed'
+    GROUP BY registered.model
+)
+SELECT t.state, count(*) AS count,
     extract(epoch FROM min(
-        CASE WHEN state <> 'deferred' THEN available_at
-             WHEN reason = 'DEPENDENCY_PENDING' THEN clock_timestamp() END
-    ) - clock_timestamp())::float8 AS available_in
-FROM cp.tasks
-WHERE submission_day = %(day)s AND state IN ('queued', 'deferred', 'assigned', 'running')
-GROUP BY state
+        CASE WHEN t.state <> 'deferred' THEN greatest(t.available_at, closed_off.until)
+             WHEN t.reason = 'DEPENDENCY_PENDING' THEN clock_timestamp() END
+    ) - clock_timestamp())::float8 AS available_in,
+    extract(epoch FROM greatest(
+        min(t.available_at) FILTER (WHERE t.state = 'deferred' AND t.reason = 'BREAKER_OPEN'),
+        (SELECT min(until) FROM closed_off)
+    ) - clock_timestamp())::float8
+        * CASE WHEN bool_or(t.state = 'deferred' AND t.reason = 'BREAKER_OPEN') THEN 1 END AS breaker_in
+FROM cp.tasks t LEFT JOIN closed_off ON closed_off.model = t.model
+WHERE t.submission_day = %(day)s AND t.state IN ('queued', 'deferred', 'assigned', 'running')
+GROUP BY t.state
 """
 
 ASSIGNED_MODELS: LiteralString = """

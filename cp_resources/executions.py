@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
@@ -28,6 +28,7 @@ from cp_core.tasks.cancellation import called_off
 from cp_core.tasks.reasons import Reason
 from cp_core.tasks.states import FINAL_STATES, TaskState, require_legal
 from cp_resources import execution_queries as queries
+from cp_resources.breakers import BreakerStore
 from cp_resources.cancellation import ANNOUNCE_CANCELLED
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
@@ -54,6 +55,7 @@ class ClaimedTask:
         output_high: upper end of the estimated output, in tokens.
         deadline_in: seconds from the claim to the deadline; None when there is none that counts.
         earlier_work: what the stage before answered, where the policy has it handed on.
+        started_at: database's time of the claim.
     """
 
     task: int
@@ -75,6 +77,7 @@ class ClaimedTask:
     run_id: str | None = None
     stage: int = 0
     earlier_work: str | None = None
+    started_at: datetime | None = None
 
     @property
     def reservation(self) -> UUID:
@@ -97,10 +100,12 @@ class OpenTasks:
     Attributes:
         available_in: seconds until the first of them may move, below 0 when it may already; None when all
             are deferred until something outside of this day's work changes, such as quota.
+        breaker_in: seconds until those that wait for an open breaker are worth another decision; None without any.
     """
 
     count: int
     available_in: float | None
+    breaker_in: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,9 @@ class ExecutionStore:
         self._registry = configuration.registry
         self._policy = configuration.policies.execution
         self._enforce_deadlines = configuration.policies.assignment.enforce_deadlines
+        self._patience_seconds = configuration.policies.breaker.patience_seconds
+        self._trials = configuration.policies.breaker.trials
+        self.breakers = BreakerStore(database, configuration)
         self._reserve_for = timedelta(seconds=configuration.policies.assignment.reservation_seconds)
 
     def claim(
@@ -142,6 +150,9 @@ class ExecutionStore:
     ) -> list[ClaimedTask]:
         """Take up to `limit` assigned tasks of `day` under a lease, the most valuable first.
 
+        Nothing is taken of a model whose breaker is open, and no more than the trials that are left of one that is
+        half-open. Waiting makes a task more valuable: see `queries.RANK`.
+
         Args:
             worker: the lease's owner; no two workers may share a name.
             max_by_model: most tasks to take of each model; other models are left alone.
@@ -153,15 +164,19 @@ class ExecutionStore:
             "day": day,
             "worker": worker,
             "limit": limit,
-            "models": list(free),
-            "slots": [min(slots, limit) for slots in free.values()],
-            "providers": [self._registry.model(model).provider for model in free],
             "lease": self._policy.lease_seconds,
             "enforce": self._enforce_deadlines,
             "run_id": run_id,
             "hand_on": self._policy.hand_on_work,
         }
         with self._database.transaction() as connection:
+            permits = self.breakers.permits(connection, free)
+            free = {model: min(slots, limit, permits.get(model, limit)) for model, slots in free.items()}
+            parameters |= {
+                "models": list(free),
+                "slots": list(free.values()),
+                "providers": [self._registry.model(model).provider for model in free],
+            }
             return [_claimed(row) for row in _rows(connection, queries.CLAIM, parameters)]
 
     def heartbeat(self, worker: str, held: Sequence[ClaimedTask]) -> set[int]:
@@ -248,14 +263,19 @@ class ExecutionStore:
     def withdraw(self, day: date) -> int:
         """Move on the assigned tasks of `day` that must not be executed; return how many.
 
-        A task past its deadline is dead; one whose model is gone or disabled is queued for another.
+        A task past its deadline is dead; one whose model is gone, disabled or left alone by its breaker for a while
+        is queued for another; so is one that must wait for a task again. As many as a breaker lets through for trial
+        stay for that: those that can wait longest.
         """
-        enabled = [model.name for model in self._registry.models.values() if model.enabled]
+        enabled = [model for model in self._registry.models.values() if model.enabled]
         parameters = {
             "day": day,
-            "enabled": enabled,
+            "enabled": [model.name for model in enabled],
+            "providers": [model.provider for model in enabled],
             "limit": REQUEUE_LIMIT,
             "enforce": self._enforce_deadlines,
+            "patience": self._patience_seconds,
+            "trials": self._trials,
         }
         with self._database.transaction() as connection:
             moves = [
@@ -267,9 +287,18 @@ class ExecutionStore:
 
     def open_tasks(self, day: date) -> dict[TaskState, OpenTasks]:
         """The unfinished tasks of `day`, by state."""
+        models = self._registry.models.values()
+        parameters = {
+            "day": day,
+            "models": [model.name for model in models],
+            "providers": [model.provider for model in models],
+        }
         with self._database.transaction() as connection:
-            rows = _rows(connection, queries.OPEN_TASKS, {"day": day})
-        return {TaskState(row["state"]): OpenTasks(row["count"], row["available_in"]) for row in rows}
+            rows = _rows(connection, queries.OPEN_TASKS, parameters)
+        return {
+            TaskState(row["state"]): OpenTasks(row["count"], row["available_in"], row["breaker_in"])
+            for row in rows
+        }
 
     def assigned_models(self, day: date) -> set[str]:
         """Models that the assigned tasks of `day` wait for."""
@@ -379,7 +408,7 @@ def _move_on(row: Mapping[str, Any], reason: Reason | None, delay: float, settle
 def _withdrawal(row: Mapping[str, Any]) -> NextStep:
     if row["deadline_in"] is not None and row["deadline_in"] <= 0:
         return NextStep(TaskState.DEAD, Reason.DEADLINE_PASSED)
-    return NextStep(TaskState.QUEUED, Reason.MODEL_DISABLED)
+    return NextStep(TaskState.QUEUED, Reason(row["reason"]))
 
 
 def _execution_row(item: Finished, secrets: Sequence[str]) -> dict[str, Any]:

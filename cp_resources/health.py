@@ -336,6 +336,19 @@ async def _call(provider: Provider, model: Model, settings: Settings, policy: Ex
     return ok(check, f"{model.name} answered in {seconds:.1f} s for {_dollars(cost)}")
 
 
+def breakers(database: Database) -> Finding:
+    """Whether models are left alone because calls to them failed."""
+    rows = database.fetch(_NOT_CLOSED)
+    if not rows:
+        return ok("breakers", "every model may be called")
+    said = "; ".join(
+        f"{provider}/{model} is {state} ({reason}), tried from {retry_at:%Y-%m-%d %H:%M:%S} UTC"
+        for provider, model, state, reason, retry_at in rows
+    )
+    todo = dict.fromkeys(_WHAT_TO_DO.get(reason, _OTHERWISE) for _, _, _, reason, _ in rows)
+    return warn("breakers", said, f"{'; '.join(todo)}; then `control-panel breaker reset MODEL --reason WHY`")
+
+
 def start_up(database: Database, settings: Settings) -> list[Finding]:
     """What a worker looks at before it works: cheap, and returned where it is not well.
 
@@ -359,6 +372,7 @@ def of_database(database: Database, loaded: Configuration | None, settings: Sett
     yield guarded("transactions", lambda: old_transactions(database))
     yield guarded("leases", lambda: expired_leases(database))
     yield guarded("ledger", lambda: ledger(database))
+    yield guarded("breakers", lambda: breakers(database))
     if loaded is not None:
         registry = loaded.registry
         yield guarded("assigned tasks", lambda: reachable_models(database, registry, settings))
@@ -428,6 +442,10 @@ _OLDEST_TRANSACTION: LiteralString = """
 _EXPIRED: LiteralString = """
     SELECT count(*), count(DISTINCT submission_day) FROM cp.tasks
     WHERE state = 'running' AND lease_expires_at < clock_timestamp() - make_interval(secs => %(seconds)s)
+"""
+_NOT_CLOSED: LiteralString = """
+    SELECT provider, model, state, reason, retry_at FROM cp.breakers
+    WHERE state <> 'closed' ORDER BY provider, model
 """
 _ASSIGNED_MODELS: LiteralString = """
     SELECT DISTINCT model FROM cp.tasks WHERE state = 'assigned' ORDER BY model

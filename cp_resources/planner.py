@@ -34,6 +34,7 @@ from cp_core.tasks.states import TaskState
 from cp_resources import assignment_attempts as attempts
 from cp_resources.assignment_attempts import Attempt
 from cp_resources.assignment_store import AssignmentStore, Facts, Stamp
+from cp_resources.breakers import NOT_TO_BE_GIVEN, models_of, not_to_be_given_parameters
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database, DatabaseBusyError, statements
 from cp_resources.errors import UserError
@@ -268,6 +269,7 @@ class Planner:
             "task_id": task_id,
             "strategy": self._policies.assignment.strategy,
             "config_hash": self._configuration.content_hash,
+            **not_to_be_given_parameters(self._policies.breaker),
         }
         with (
             telemetry.step("read", self._clock),
@@ -324,6 +326,7 @@ class Planner:
                     prices=going.found.prices or {},
                     prices_of=going.found.batch,
                     tiers_either_side=attempts.relaxation(row.last_attempt),
+                    open_breakers=models_of(going.found.left_alone, self._configuration.registry),
                     has_room=has_room,
                 ),
                 tick=self._clock(),
@@ -589,8 +592,10 @@ SELECT id, assignment_attempts_left, deadline, now() FROM cp.tasks
 WHERE task_id = %s AND state IN ('queued', 'deferred') FOR NO KEY UPDATE NOWAIT
 """
 
-_FOUND: LiteralString = """
-SELECT t.id, t.state, s.task IS NOT NULL AS is_scored, latest.id AS batch, latest.prices, %s AS number
+_LEFT_ALONE: LiteralString = NOT_TO_BE_GIVEN.replace("%", "%%")
+_FOUND: LiteralString = f"""
+SELECT t.id, t.state, s.task IS NOT NULL AS is_scored, latest.id AS batch, latest.prices, %s AS number,
+    {_LEFT_ALONE} AS left_alone
 FROM cp.tasks t
 LEFT JOIN cp.task_scores s ON s.task = t.id
 LEFT JOIN LATERAL (

@@ -33,6 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
+from cp_core.execution.breaker import BreakerState
 from cp_core.tasks.states import FINAL_STATES, TaskState
 
 SCHEMA = "cp"
@@ -128,11 +129,12 @@ tasks = Table(
         "state",
         postgresql_where=text(_one_of("state", [s for s in TaskState if s not in FINAL_STATES])),
     ),
+    # In the order of claims: see execution_queries.RANK.
     Index(
         "ix_tasks_claimable",
         "submission_day",
         "model",
-        text("value_score DESC"),
+        text("(value_score - date_part('epoch', timezone('UTC', submitted_at)) / 600) DESC"),
         "id",
         postgresql_where=text("state = 'assigned'"),
     ),
@@ -548,6 +550,29 @@ config_versions = Table(
     Column("config_hash", Text, primary_key=True, comment="sha-256 of the canonical JSON"),
     Column("content", JSONB, nullable=False),
     _timestamp("created_at", default_now=True),
+)
+
+# No row, or a closed one, is a model in order. What moves a breaker is in cp_core/execution/breaker.py.
+breakers = Table(
+    "breakers",
+    metadata,
+    Column("provider", Text, primary_key=True),
+    Column("model", Text, primary_key=True, comment="'*' for everything that the provider serves"),
+    Column("state", Text, nullable=False, server_default=BreakerState.CLOSED.value),
+    _timestamp("since", nullable=True),
+    _timestamp("retry_at", nullable=True),
+    Column("openings", Integer, nullable=False, server_default=text("0"), comment="in a row"),
+    Column(
+        "recent",
+        Text,
+        nullable=False,
+        server_default="",
+        comment="last attempts, oldest first: . answered, x failed",
+    ),
+    _timestamp("heard_at", nullable=True),
+    Column("reason", Text, comment="reason code of the failure that opened it last"),
+    CheckConstraint(_one_of("state", list(BreakerState)), name="state"),
+    CheckConstraint("(state = 'closed') = (retry_at IS NULL)", name="retry_at"),
 )
 
 performance_metrics = Table(

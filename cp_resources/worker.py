@@ -27,10 +27,12 @@ from uuid import uuid4
 import psycopg
 from structlog.contextvars import bind_contextvars
 
+from cp_core.execution.breaker import Signal, signal_of
 from cp_core.execution.outcome import AttemptResult, NextStep
 from cp_core.execution.retry import retry_delay
 from cp_core.tasks.reasons import Reason
 from cp_core.tasks.states import TaskState
+from cp_resources import breakers
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database, DatabaseUnavailableError
 from cp_resources.executions import ClaimedTask, ExecutionStore, Finished, OpenTasks
@@ -226,6 +228,9 @@ class _Drain:
         self._slots = {model: asyncio.Semaphore(limit) for model, limit in self._limits.items()}
         self._all_slots = asyncio.Semaphore(self._policy.concurrency)
         self._held: dict[int, _Held] = {}  # by execution
+        self._shut: Counter[str] = (
+            Counter()
+        )  # unrecorded results, by model, after which it is not called again
         self._results: deque[tuple[_Held, Finished]] = deque()
         self._result_ready = asyncio.Event()
         self._changed = asyncio.Event()
@@ -286,6 +291,7 @@ class _Drain:
             if left <= 0:
                 return Ended.TIME_BUDGET
             await self._sweep()
+            await self._give_back_shut()
             await self._reassign()
             if await self._claim():
                 await self._wait(min(CLAIM_EVERY_SECONDS, left), wake=False)
@@ -296,6 +302,7 @@ class _Drain:
                 if not open_tasks:
                     return Ended.DRAINED
                 await self._require_keys()  # what was assigned meanwhile may need another provider
+                self._may_assign = self._may_assign or self._is_breaker_over(open_tasks)
                 pause = self._pause(open_tasks)
                 if pause is None or pause > left:
                     return Ended.WAITING
@@ -319,8 +326,14 @@ class _Drain:
                 for state in (TaskState.QUEUED, TaskState.DEFERRED)
                 if state in open_tasks
             ]
+        if self._assign_again and TaskState.DEFERRED in open_tasks:
+            pauses.append(open_tasks[TaskState.DEFERRED].breaker_in)
         known = [pause for pause in pauses if pause is not None]
         return max(min(known), CLAIM_EVERY_SECONDS) if known else None
+
+    def _is_breaker_over(self, open_tasks: Mapping[TaskState, OpenTasks]) -> bool:
+        deferred = open_tasks.get(TaskState.DEFERRED)
+        return deferred is not None and deferred.breaker_in is not None and deferred.breaker_in <= 0
 
     async def _sweep(self) -> None:
         """Take back expired leases, and move on what must not be executed."""
@@ -333,6 +346,26 @@ class _Drain:
             self._may_assign = True
             self._log.info("swept", leases_expired=expired, withdrawn=withdrawn)
 
+    async def _give_back_shut(self) -> None:
+        """Give back what has not begun of models that are to be left alone now."""
+        await self._give_back(
+            [
+                held
+                for held in self._held.values()
+                if not held.begun and not held.called_off and self._is_shut(held.claimed.model)
+            ]
+        )
+
+    async def _give_back(self, unbegun: Sequence[_Held]) -> None:
+        if unbegun:
+            await _cancel(unbegun)
+            await self._call(self._store.release, self._owner, [held.claimed for held in unbegun])
+            for held in unbegun:
+                self._held.pop(held.claimed.execution, None)
+
+    def _is_shut(self, model: str) -> bool:
+        return self._shut[model] > 0 or self._store.breakers.is_open(model)
+
     async def _reassign(self) -> None:
         """Have the queued tasks assigned, and the deferred ones whose time has come, if anything changed."""
         if self._assign_again is None or not self._may_assign:
@@ -343,6 +376,7 @@ class _Drain:
         open_tasks = await self._call(self._store.open_tasks, self._day)
         deferred = open_tasks.get(TaskState.DEFERRED)
         due = deferred is not None and deferred.available_in is not None and deferred.available_in <= 0
+        due = due or self._is_breaker_over(open_tasks)
         if TaskState.QUEUED in open_tasks or due:
             self._may_assign = False
             await self._call(self._assign_again)
@@ -350,7 +384,11 @@ class _Drain:
     async def _claim(self) -> int:
         """Claim what there is room for, and begin on it; return how many tasks."""
         held = Counter(held.claimed.model for held in self._held.values())
-        room = {model: PREFETCH * limit - held[model] for model, limit in self._limits.items()}
+        room = {
+            model: PREFETCH * limit - held[model]
+            for model, limit in self._limits.items()
+            if not self._shut[model]
+        }
         limit = min(self._policy.batch_size, PREFETCH * self._policy.concurrency - len(self._held))
         now = time.monotonic()
         claimed = await self._call(
@@ -370,8 +408,12 @@ class _Drain:
                 if time.monotonic() >= held.leased_until:
                     self._held.pop(claimed.execution, None)  # whoever took it back does it
                     return
-                held.begun = True
-                result = await self._result_of(held)
+                held.begun = not self._is_shut(claimed.model)
+                if held.begun:
+                    result = await self._result_of(held)
+            if not held.begun:
+                self._changed.set()
+                await asyncio.Event().wait()  # until it is given back, or called off
         except asyncio.CancelledError as cut:
             if held.called_off is None:
                 raise
@@ -381,8 +423,20 @@ class _Drain:
             claimed.attempt, self._policy, jitter=self._random.random(), retry_after=result.retry_after
         )
         held.ended = True
+        self._shut.update(self._shut_by(claimed, result))
         self._results.append((held, Finished(claimed, result, delay)))
         self._result_ready.set()
+
+    def _shut_by(self, claimed: ClaimedTask, result: AttemptResult) -> list[str]:
+        """Models that are not to be called again before this result is recorded."""
+        match signal_of(result.reason):
+            case Signal.PROVIDER_BARRED:
+                models = self._registry.models.values()
+                return [model.name for model in models if model.provider == claimed.provider]
+            case Signal.BARRED:
+                return [claimed.model]
+            case _:
+                return []
 
     async def _result_of(self, held: _Held) -> AttemptResult:
         seconds = float("inf")
@@ -411,14 +465,34 @@ class _Drain:
     async def _record_batch(self) -> None:
         batch = list(islice(self._results, self._policy.batch_size))
         steps = await self._call(self._store.complete, self._owner, [finished for _, finished in batch])
+        await self._learn([finished for _, finished in batch])
         for (held, finished), step in zip(batch, steps, strict=True):
             self._results.popleft()
+            self._shut.subtract(self._shut_by(finished.claimed, finished.result))
             self._held.pop(held.claimed.execution, None)
             self._summary.count(finished, step)
             self._log_attempt(finished, step)
         self._may_assign = True
         self._changed.set()
         self._report()
+
+    async def _learn(self, finished: Sequence[Finished]) -> None:
+        """Tell the breakers what came of calls that were made."""
+        ended = [
+            breakers.Ended(one.claimed.model, one.result.reason, one.claimed.started_at)
+            for one in finished
+            if one.result.latency_ms is not None and one.claimed.started_at is not None
+        ]
+        for scope, breaker in await self._call(self._store.breakers.learn, ended):
+            self._may_assign = True
+            self._swept_at = float("-inf")  # tasks may have to go back
+            self._log.warning(
+                "breaker moved",
+                of=str(scope),
+                to=str(breaker.state),
+                reason=breaker.reason and str(breaker.reason),
+                retry_at=breaker.retry_at and breaker.retry_at.isoformat(),
+            )
 
     async def _renew_leases(self) -> None:
         while True:
@@ -455,10 +529,7 @@ class _Drain:
     async def _wind_down(self, recorder: asyncio.Task[None], patience: float) -> None:
         """Give back what has not begun, let calls end for `patience` seconds, cut off the rest, record."""
         unbegun = [held for held in self._held.values() if not held.begun and not held.called_off]
-        await _cancel(unbegun)
-        await self._call(self._store.release, self._owner, [held.claimed for held in unbegun])
-        for held in unbegun:
-            self._held.pop(held.claimed.execution, None)
+        await self._give_back(unbegun)
         in_flight = [held.attempt for held in self._held.values() if held.attempt and not held.ended]
         if in_flight:
             await asyncio.wait(in_flight, timeout=patience)

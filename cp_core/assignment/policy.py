@@ -56,6 +56,10 @@ class KeptQuota(BaseModel):
     states: tuple[AccountState, ...] = (AccountState.LOW, AccountState.CRITICAL)
 
 
+PACED = (Reason.DEPENDENCY_PENDING, Reason.BREAKER_OPEN)
+"""Reasons to wait that pass by themselves, often soon."""
+
+
 class AssignmentPolicy(BaseModel):
     """Which strategy decides, and the rules of strategy `tiered`."""
 
@@ -101,16 +105,18 @@ class AssignmentPolicy(BaseModel):
         default=300, ge=1, description="When a task that could not be assigned is looked at again."
     )
     dependency_seconds: float = Field(
-        default=2, ge=1, description="The same for a task that waits for another one, at first."
+        default=2,
+        ge=1,
+        description="The same, at first, for a task that waits for another one or for a model.",
     )
 
     def wait_seconds(self, reason: Reason, waited_seconds: float) -> float:
         """When a deferred task is looked at again.
 
-        One that waits for another task is looked at soon, then less and less often: after as long as it has
-        waited already, at most `defer_seconds`.
+        One that waits for another task, or for a model that is left alone, is looked at soon, then less and less
+        often: after as long as it has waited already, at most `defer_seconds`.
         """
-        if reason is not Reason.DEPENDENCY_PENDING:
+        if reason not in PACED:
             return self.defer_seconds
         return min(max(waited_seconds, self.dependency_seconds), self.defer_seconds)
 

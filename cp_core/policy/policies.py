@@ -12,6 +12,7 @@ from cp_core.assignment.policy import AssignmentPolicy
 from cp_core.assignment.predict import PredictionPolicy
 from cp_core.assignment.retry import AssignmentRetryPolicy
 from cp_core.assignment.strategies import ObjectivePolicy
+from cp_core.execution.breaker import BreakerPolicy
 from cp_core.execution.policy import ExecutionPolicy
 from cp_core.execution.request_log import RequestLogPolicy
 from cp_core.policy.notices import NoticePolicy
@@ -55,6 +56,7 @@ class Policies(BaseModel):
     inline: InlinePolicy = InlinePolicy()
     assignment_retry: AssignmentRetryPolicy = AssignmentRetryPolicy()
     execution: ExecutionPolicy = ExecutionPolicy()
+    breaker: BreakerPolicy = BreakerPolicy()
     request_log: RequestLogPolicy = RequestLogPolicy()
     notices: NoticePolicy = NoticePolicy()
     flags: Flags = Flags()

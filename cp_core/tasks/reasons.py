@@ -64,3 +64,7 @@ TRANSIENT: frozenset[Reason] = frozenset(
     }
 )
 """Reasons after which the same model may be tried again, later. Every other reason is deterministic."""
+
+OF_THE_ACCOUNT: frozenset[Reason] = frozenset({Reason.AUTH_FAILED, Reason.PROVIDER_QUOTA})
+"""Reasons that say nothing about the task: once the key or the credit is mended the same model may be given it again.
+Until then its breaker keeps every task away."""

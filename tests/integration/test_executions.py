@@ -180,6 +180,7 @@ def test_a_claimed_task_carries_all_that_an_attempt_needs(
         output_high=4000.0,
         deadline_in=claimed.deadline_in,
         run_id="run-1",
+        started_at=claimed.started_at,
     )
     assert claimed.deadline_in == pytest.approx(7200, abs=60)
     assert claimed.reservation == decision
