@@ -108,6 +108,7 @@ def test_the_order_comes_from_an_index_and_is_never_sorted(database: Database, l
         "lease": 60,
         "enforce": True,
         "run_id": None,
+        "hand_on": False,
     }
     with database.transaction() as connection:
         connection.execute("ANALYZE tasks")
