@@ -33,7 +33,7 @@ from cp_core.tasks.reasons import Reason
 from cp_core.tasks.states import TaskState
 from cp_resources import assignment_attempts as attempts
 from cp_resources.assignment_attempts import Attempt
-from cp_resources.assignment_store import AssignmentStore, Facts, Stamp
+from cp_resources.assignment_store import AssignmentStore, Facts, Moved, Stamp
 from cp_resources.breakers import NOT_TO_BE_GIVEN, models_of, not_to_be_given_parameters
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database, DatabaseBusyError, statements
@@ -276,6 +276,7 @@ class Planner:
             connection.cursor(row_factory=namedtuple_row) as cursor,
             connection.pipeline(),
         ):
+            connection.execute(_PLAN_ONCE)
             _limit(connection, timer.left)
             cursor.execute(_LOCKED_TASK if lock else _TASK, parameters, prepare=True)
             facts = self._store.ask(connection, task_id)
@@ -307,9 +308,11 @@ class Planner:
         decision = answer.decision
         if decision.outcome is Outcome.ASSIGNED and going.lost > self._policies.inline.most_replans:
             decision = decision.outrun()
-        made = self._made(going, decision, is_cached=answer.is_cached)
-        if decision.outcome is Outcome.ASSIGNED and not self._reserve(going, decision):
-            return None
+        with going.connection.pipeline():  # nothing is waited for before the reservation
+            made, moved = self._made(going, decision, is_cached=answer.is_cached)
+            if decision.outcome is Outcome.ASSIGNED and not self._reserve(going, decision):
+                return None
+        moved.check()
         return made
 
     def _answer(self, going: _Going) -> Answer:
@@ -343,8 +346,8 @@ class Planner:
             return answer._replace(decision=replace(answer.decision, propensity=1.0))
         return answer
 
-    def _made(self, going: _Going, decision: Decision, *, is_cached: bool) -> Decided:
-        """Store a decision with all that follows from it, but for the reservation."""
+    def _made(self, going: _Going, decision: Decision, *, is_cached: bool) -> tuple[Decided, Moved]:
+        """Store a decision with all that follows from it, but for the reservation, without waiting for the server."""
         connection, facts, timer = going.connection, going.facts, going.timer
         timer.next("store")
         steps = {}
@@ -363,22 +366,16 @@ class Planner:
             is_cached=is_cached,
         )
         either_side = attempts.relaxation(going.row.last_attempt)
-        with going.telemetry.step("store", self._clock), connection.pipeline():  # one round trip for all
-            moved = self._store.store_one(
-                connection,
-                facts,
-                decision,
-                self._stamp(going),
-                going.found.number,
-                step.after_seconds if step else None,
-            )
-            Outbox.add(connection, notices_about(moved.states))
-            attempts.follow(connection, steps, going.telemetry.path)
-            attempts.record(connection, [replace(attempt, tiers_either_side=either_side)])
-            self._store.announce(connection, INLINE_EVENT, decision.task_id, self._event(going, decision))
-        moved.check()
+        after = step.after_seconds if step else None
+        moved = self._store.store_one(
+            connection, facts, decision, self._stamp(going), going.found.number, after
+        )
+        Outbox.add(connection, notices_about(moved.states))
+        attempts.follow(connection, steps, going.telemetry.path)
+        attempts.record(connection, [replace(attempt, tiers_either_side=either_side)])
+        self._store.announce(connection, INLINE_EVENT, decision.task_id, self._event(going, decision))
         state = moved.states.get(decision.task, going.state)
-        return self._told(going, decision, state, is_cached=is_cached, retry=step)
+        return self._told(going, decision, state, is_cached=is_cached, retry=step), moved
 
     def _told(
         self,
@@ -586,6 +583,9 @@ def _limit(connection: psycopg.Connection, seconds: float) -> None:
 _LIMIT: LiteralString = (
     "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true)"
 )
+
+# Every statement here finds its rows by key, whatever the values: planning it anew would take as long as running it.
+_PLAN_ONCE: LiteralString = "SET LOCAL plan_cache_mode = force_generic_plan"
 
 _OPEN_TASK: LiteralString = """
 SELECT id, assignment_attempts_left, deadline, now() FROM cp.tasks

@@ -444,7 +444,7 @@ def test_a_server_that_takes_too_long_is_cancelled(database: Database) -> None:
         def reserve(
             self, connection: psycopg.Connection, reservations: Sequence[Reservation], **other: Any
         ) -> Any:
-            connection.execute("SELECT pg_sleep(60)")
+            connection.execute("SELECT pg_sleep(60)").fetchone()
             raise AssertionError("it should have been cancelled")
 
     with pytest.raises(PlannerTimeoutError, match="reserve") as late:
