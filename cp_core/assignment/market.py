@@ -261,7 +261,7 @@ def _in_whole_tokens(outlook: Outlook, catalogue: Catalogue) -> Outlook:
 def _plan_codes(book: PlanBook, option_codes: NDArray[np.int8]) -> NDArray[np.int8]:
     """The reason of the first stage that may not be given, or 0."""
     codes = np.full((len(book), option_codes.shape[1]), ELIGIBLE, dtype=np.int8)
-    for plans, options in reversed(book.by_stage()):
-        stage = option_codes[options]
-        codes[plans] = np.where(stage == ELIGIBLE, codes[plans], stage)
+    for stage in reversed(book.stages):
+        found = option_codes[stage.options]
+        codes[stage.plans] = np.where(found == ELIGIBLE, codes[stage.plans], found)
     return codes

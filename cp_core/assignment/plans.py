@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise, product
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,6 @@ from cp_core.scoring.config import Complexity, Domain
 Doubles = NDArray[np.float64]
 Plan = tuple[int, ...]
 """Options in the order in which they are tried: positions in `Options`."""
-
-_NO_STAGE = -1
 
 _REFERENCE_VALUES = (5.0, 20.0, 40.0, 60.0, 80.0, 95.0)
 _REFERENCE_TOKENS = {  # input, output: the prior of each complexity
@@ -84,6 +83,24 @@ class Outlook:
     charge_list_usd: Doubles
 
 
+class StageBook(NamedTuple):
+    """What stands at one place in the order of the p plans that are long enough to have it.
+
+    Attributes:
+        plans: which plans, (p,), or all of them as a slice.
+        options: their options there, (p,).
+        is_last: whether each plan ends there, (p, 1).
+        prepaid: whether a subscription pays, (p, 1).
+        rows: rows of the charges, (p,).
+    """
+
+    plans: NDArray[np.intp] | slice
+    options: NDArray[np.intp]
+    is_last: NDArray[np.bool_]
+    prepaid: NDArray[np.bool_]
+    rows: NDArray[np.intp]
+
+
 class PlanBook:
     """The plans that may be given, with what does not depend on a task.
 
@@ -91,6 +108,7 @@ class PlanBook:
         plans: the K plans.
         charge_plan: plan of each of the R stages, plan after plan, (R,).
         stage_option: option of each stage, (R,).
+        stages: the first stages, the second and so on.
     """
 
     def __init__(self, plans: Sequence[Plan], options: Options) -> None:
@@ -99,10 +117,8 @@ class PlanBook:
         self.charge_plan = np.repeat(np.arange(len(plans)), [len(plan) for plan in plans])
         self.stage_option = np.array([option for plan in plans for option in plan], dtype=np.intp)
         most = max((len(plan) for plan in plans), default=0)
-        self._stages = np.array([plan + (_NO_STAGE,) * (most - len(plan)) for plan in plans], dtype=np.intp)
-        self._stages = self._stages.reshape(len(plans), most)
-        self._last = np.array([len(plan) - 1 for plan in plans])
         self._first = np.searchsorted(self.charge_plan, np.arange(len(plans)))
+        self.stages = tuple(self._stage(number) for number in range(most))
         self._alone = {
             plan[0]: int(first) for plan, first in zip(self.plans, self._first, strict=True) if len(plan) == 1
         }
@@ -133,14 +149,6 @@ class PlanBook:
         """Sums over each plan's stages: (R, ...) to (K, ...)."""
         return np.add.reduceat(rows, self._first, axis=0)
 
-    def by_stage(self) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-        """For each stage in turn, the plans that have it and its option in each."""
-        stages = []
-        for options in self._stages.T:
-            plans = np.flatnonzero(options != _NO_STAGE)
-            stages.append((plans, options[plans]))
-        return stages
-
     def outlook(self, predictions: Predictions, check: CheckPolicy) -> Outlook:
         """What each plan is expected to give for each task.
 
@@ -151,27 +159,39 @@ class PlanBook:
         reach = np.ones(shape)
         success, list_usd, billed_usd, seconds = (np.zeros(shape) for _ in range(4))
         charges, charge_list_usd = np.empty((2, len(self.stage_option), shape[1]))
-        for stage in range(self._stages.shape[1]):
-            has_stage = self._stages[:, stage] != _NO_STAGE
-            option = self._stages[has_stage, stage]
-            is_last = (self._last[has_stage] == stage)[:, None]
-            able = shift_log_odds(predictions.success[option], stage * check.rejection_log_odds)
-            reached = reach[has_stage]
-            prepaid = self.options.prepaid[option][:, None]
-            price = reached * predictions.list_usd[option]
-            success[has_stage] += reached * able * np.where(is_last, 1.0, check.sensitivity)
-            list_usd[has_stage] += price
-            billed_usd[has_stage] += np.where(prepaid, 0.0, price)
-            seconds[has_stage] += reached * predictions.seconds[option]
-            rows = self._rows_of_stage(stage)
-            charges[rows] = np.where(prepaid, reached * predictions.tokens[option], price)
+        tokens = predictions.tokens
+        for number, (plans, options, is_last, prepaid, rows) in enumerate(self.stages):
+            able = predictions.success[options]
+            if number:
+                able = shift_log_odds(able, number * check.rejection_log_odds)
+            reached = reach[plans]
+            price = reached * predictions.list_usd[options]
+            success[plans] += reached * able * np.where(is_last, 1.0, check.sensitivity)
+            list_usd[plans] += price
+            billed_usd[plans] += np.where(prepaid, 0.0, price)
+            seconds[plans] += reached * predictions.seconds[options]
+            charges[rows] = np.where(prepaid, reached * tokens[options], price)
             charge_list_usd[rows] = price
-            reach[has_stage] = reached * (1 - able * check.sensitivity - (1 - able) * (1 - check.specificity))
+            if number + 1 < len(self.stages):
+                accepted = able * check.sensitivity + (1 - able) * (1 - check.specificity)
+                reach[plans] = reached * (1 - accepted)
         return Outlook(success, list_usd, billed_usd, seconds, charges, charge_list_usd)
 
-    def _rows_of_stage(self, stage: int) -> NDArray[np.intp]:
-        """Rows of the charges that are each plan's stage number `stage`."""
-        return (self._first + stage)[self._last >= stage]
+    def _stage(self, number: int) -> StageBook:
+        plans = np.array(
+            [plan for plan, stages in enumerate(self.plans) if len(stages) > number], dtype=np.intp
+        )
+        rows = self._first[plans] + number
+        options = self.stage_option[rows]
+        last = np.array([len(self.plans[plan]) == number + 1 for plan in plans])
+        is_everywhere = len(plans) == len(self.plans)
+        return StageBook(
+            slice(None) if is_everywhere else plans,
+            options,
+            last[:, None],
+            self.options.prepaid[options][:, None],
+            rows,
+        )
 
 
 def escalations(options: Options, most_stages: int) -> list[Plan]:
