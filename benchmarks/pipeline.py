@@ -23,14 +23,13 @@ import pandas as pd
 from benchmarks.report import note, report
 from benchmarks.scoring import made_up_tasks
 from cp_core.assignment.strategies import Strategy
-from cp_core.scoring.score import score_tasks
 from cp_resources import migrate
 from cp_resources.assigner import Assigner
 from cp_resources.configuration import Configuration, load_configuration
 from cp_resources.database import Database
 from cp_resources.embedded_postgres import EmbeddedPostgres
 from cp_resources.ledger import Ledger
-from cp_resources.scores import CHUNK, ScoreStore
+from cp_resources.scores import ScoreStore
 
 TASKS = 100_000
 GOAL = ">= 10000"
@@ -63,7 +62,7 @@ def _measure(database: Database, strategy: Strategy, tasks: pd.DataFrame) -> Non
     configuration = _configuration(strategy, len(tasks))
     day = _submit(database, tasks)
     began = time.perf_counter()
-    _score(database, configuration, day)
+    ScoreStore(database).score_day(day, configuration)
     scored = time.perf_counter()
     ledger = Ledger(database)
     summary = Assigner(database, ledger, configuration).assign_day(day)
@@ -121,14 +120,6 @@ def _submit(database: Database, tasks: pd.DataFrame) -> date:
 
 def _rows(tasks: pd.DataFrame, columns: list[str]) -> Iterator[tuple[object, ...]]:
     return zip(*(tasks[column].tolist() for column in columns), strict=True)
-
-
-def _score(database: Database, configuration: Configuration, day: date) -> None:
-    """What the asset `scored_tasks` does."""
-    store, after = ScoreStore(database), 0
-    while not (tasks := store.unscored(day, after=after, limit=CHUNK)).empty:
-        store.write_scores(score_tasks(tasks, configuration.scoring), configuration.content_hash)
-        after = int(tasks.index[-1])
 
 
 if __name__ == "__main__":

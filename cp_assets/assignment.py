@@ -228,10 +228,9 @@ assignments_checks = checks_of(
                 SELECT task_id, count(DISTINCT decided.id) AS decisions
                 FROM assignments AS decided
                 JOIN tasks ON tasks.id = decided.task
-                CROSS JOIN LATERAL unnest(transfers) AS transfer
-                JOIN quota_transfers AS held ON held.transfer_id = transfer AND held.phase = 'pending'
+                JOIN quota_transfers AS held ON held.reservation = decision_id AND held.phase = 'pending'
                 WHERE outcome = 'assigned'
-                  AND NOT EXISTS (SELECT FROM quota_transfers WHERE pending_id = transfer)
+                  AND NOT EXISTS (SELECT FROM quota_transfers WHERE pending_id = held.transfer_id)
                   AND decided.submission_day = coalesce(%(day)s, decided.submission_day)
                 GROUP BY task_id HAVING count(DISTINCT decided.id) > 1
             """,
@@ -273,11 +272,9 @@ assignments_checks = checks_of(
                 SELECT task_id, assignments.id AS assignment, funding
                 FROM tasks JOIN assignments ON assignments.id = tasks.assignment
                 WHERE state IN ('assigned', 'running')
-                  AND (cardinality(transfers) = 0 OR EXISTS (
-                      SELECT FROM unnest(transfers) AS transfer
-                      LEFT JOIN quota_transfers ON transfer_id = transfer AND phase = 'pending'
-                      WHERE transfer_id IS NULL
-                  ))
+                  AND NOT EXISTS (
+                      SELECT FROM quota_transfers WHERE reservation = decision_id AND phase = 'pending'
+                  )
                   AND tasks.submission_day = coalesce(%(day)s, tasks.submission_day)
             """,
         ),

@@ -204,7 +204,7 @@ execution_outcomes_checks = checks_of(
             search="""
                 SELECT task_id, state, reason, available_at FROM tasks
                 WHERE greatest(available_at, state_changed_at) < now() - interval '1 minute'
-                  AND value_score IS NOT NULL
+                  AND EXISTS (SELECT FROM task_scores WHERE task = tasks.id)
                   AND (state IN ('queued', 'assigned')
                        OR (state = 'running' AND lease_expires_at < now() - interval '1 minute'))
                   AND submission_day = coalesce(%(day)s, submission_day)

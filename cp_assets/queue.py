@@ -222,6 +222,7 @@ scored_tasks_checks = checks_of(
                 SELECT task_id, value_score, effective_score
                 FROM task_scores JOIN tasks ON tasks.id = task_scores.task
                 WHERE value_score IS DISTINCT FROM effective_score
+                  AND (value_score IS NOT NULL OR state IN ('assigned', 'running'))
                   AND task_scores.submission_day = coalesce(%(day)s, task_scores.submission_day)
             """,
         ),

@@ -226,8 +226,7 @@ class Assigner:
                 telemetry.queries += _QUERIES_A_CHUNK
                 telemetry.tasks += len(held) + len(outrun)
                 telemetry.summary.races_lost += len(outrun)
-                for decision in held:
-                    telemetry.count(decision, self._registry)
+                telemetry.count(held, self._registry)
 
     def _assign_locked(
         self,
@@ -256,8 +255,7 @@ class Assigner:
             telemetry.queries += _QUERIES_A_CHUNK + 3
             telemetry.tasks = len(facts)
             telemetry.summary.races_lost = len(outrun)
-            for decision in held:
-                telemetry.count(decision, self._registry)
+            telemetry.count(held, self._registry)
             if len(facts):
                 self._announce(connection, telemetry, facts, stamp.run_id)
         telemetry.summary.seconds = sum(telemetry.seconds.values())

@@ -11,7 +11,6 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg.types.json import Jsonb
 
-from cp_core.assignment.decision import Outcome
 from cp_core.assignment.optimal import Round
 from cp_resources.database import Database
 
@@ -60,7 +59,7 @@ class AssignmentBatches:
             "seed": seed,
             "started_from": start.batch,
             "tasks": len(round.decisions),
-            "assigned": sum(decision.outcome is Outcome.ASSIGNED for decision in round.decisions),
+            "assigned": round.assigned,
             "objective": round.objective,
             "bound": round.bound,
             "gap": round.gap,
@@ -79,6 +78,7 @@ class AssignmentBatches:
             ),
             "pruned": Jsonb(round.pruned),
             "considered": round.considered,
+            "legend": Jsonb(round.legend.as_json()) if round.legend else None,
             "config_hash": config_hash,
             "run_id": run_id,
         }
@@ -100,11 +100,11 @@ ORDER BY decided_at DESC LIMIT 1
 _ADD: LiteralString = """
 INSERT INTO cp.assignment_batches (
     id, submission_day, strategy, seed, started_from, tasks, assigned, objective, bound, gap, evaluations, seconds,
-    prices, available, lapsing, forecast, alternatives, pruned, considered, config_hash, run_id
+    prices, available, lapsing, forecast, alternatives, pruned, considered, legend, config_hash, run_id
 )
 VALUES (
     %(id)s, %(day)s, %(strategy)s, %(seed)s, %(started_from)s, %(tasks)s, %(assigned)s, %(objective)s, %(bound)s,
     %(gap)s, %(evaluations)s, %(seconds)s, %(prices)s, %(available)s, %(lapsing)s, %(forecast)s, %(alternatives)s,
-    %(pruned)s, %(considered)s, %(config_hash)s, %(run_id)s
+    %(pruned)s, %(considered)s, %(legend)s, %(config_hash)s, %(run_id)s
 )
 """

@@ -12,6 +12,7 @@ from cp_core.learning.learned import Learned
 from cp_core.models.registry import ModelRegistry
 from cp_core.policy.policies import Policies
 from cp_core.tasks.reasons import Reason
+from cp_resources.assignment_store import spelled_out
 from cp_resources.database import Database
 from cp_resources.errors import UserError
 
@@ -37,7 +38,8 @@ class Replay:
             raise ReplayError(
                 f"decision {decision_id} is not stored, or was not made at the prices of a round"
             )
-        [(batch, explanation)] = found
+        [(batch, *stored_explanation)] = found
+        explanation = spelled_out(*stored_explanation)
         stored, _, catalogue = self._round(batch)
         return replay_plan(explanation, catalogue, stored)
 
@@ -49,8 +51,8 @@ class Replay:
         """
         stored, policies, catalogue = self._round(batch)
         decisions = [
-            StoredDecision(task, identity, reason and Reason(reason), deadline, explanation)
-            for task, identity, reason, deadline, explanation in self._database.fetch(_DECISIONS, [batch])
+            StoredDecision(task, identity, reason and Reason(reason), deadline, spelled_out(*explained))
+            for task, identity, reason, deadline, *explained in self._database.fetch(_DECISIONS, [batch])
         ]
         [(tasks,)] = self._database.fetch("SELECT tasks FROM cp.assignment_batches WHERE id = %s", [batch])
         if len(decisions) != tasks:
@@ -76,11 +78,15 @@ def _catalogue(content: dict[str, Any], policies: Policies) -> Catalogue:
     return Catalogue(registry, policies.prediction, policies.plans, policies.objective, learned.calibration)
 
 
-_DECISION: LiteralString = "SELECT batch, explanation FROM cp.assignments WHERE decision_id = %s"
+_DECISION: LiteralString = """
+SELECT a.batch, a.explanation, a.figures, b.legend
+FROM cp.assignments a LEFT JOIN cp.assignment_batches b ON b.id = a.batch
+WHERE a.decision_id = %s
+"""
 
 _DECISIONS: LiteralString = """
-SELECT a.task, a.decision_id, a.reason, t.deadline, a.explanation
-FROM cp.assignments a JOIN cp.tasks t ON t.id = a.task
+SELECT a.task, a.decision_id, a.reason, t.deadline, a.explanation, a.figures, b.legend
+FROM cp.assignments a JOIN cp.tasks t ON t.id = a.task JOIN cp.assignment_batches b ON b.id = a.batch
 WHERE a.batch = %s AND a.path = 'batch'
 """
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
@@ -19,19 +20,21 @@ import psycopg
 from psycopg.rows import namedtuple_row
 from psycopg.types.json import Jsonb
 
-from cp_core.assignment.decision import Decision, Outcome, decision_id, reservation_key
+from cp_core.assignment.decision import Decision, Outcome, Stage, decision_id
+from cp_core.assignment.packed import Legend, Packed
 from cp_core.assignment.policy import AssignmentPolicy
 from cp_core.tasks.reasons import OF_THE_ACCOUNT, TRANSIENT, Reason
 from cp_core.tasks.states import TaskState, require_legal
+from cp_resources import arrays
 from cp_resources.assignment_attempts import relaxation
 from cp_resources.database import Database
-from cp_resources.ledger import reservation_transfers
 
 Row = Any
 """A named tuple with the columns of `_FACTS`."""
 
 _OF_NO_MODEL = sorted(TRANSIENT | OF_THE_ACCOUNT)
 _CAPS_LOCK = 0x6370_7763  # any number that only those who fill capped workspaces take
+_STATES = {state.value: state for state in TaskState}
 _to_json = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 
 
@@ -112,6 +115,15 @@ class Facts:
             decision_id=pd.Series(list(self.ids.values()), dtype=object),
             tiers_either_side=[relaxation(row.last_attempt) for row in self.rows.values()],
         )
+
+
+def spelled_out(
+    explanation: dict[str, Any], figures: Sequence[float] | None, legend: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """An explanation in full, from `assignments.explanation`, `assignments.figures` and its batch's legend."""
+    if figures is None or legend is None:
+        return explanation
+    return dict(Packed(figures, Legend(**legend), explanation))
 
 
 class AssignmentStore:
@@ -196,19 +208,15 @@ class AssignmentStore:
         if not decisions:
             return {}
         waits = waits or {}
-        moves = [_Move.of(decision, facts.rows[decision.task], self._policy) for decision in decisions]
-        new = [
-            (decision, facts.rows[decision.task])
-            for decision, move in zip(decisions, moves, strict=True)
-            if not move.is_repeated
-        ]
+        moves = [_moved(decision, facts.rows[decision.task], self._policy) for decision in decisions]
+        new = [decision for decision, move in zip(decisions, moves, strict=True) if not move.is_repeated]
         numbers = connection.execute(_NUMBERS, (len(new),)).fetchall()
-        assignment_of = {decision.task: number for (decision, _), (number,) in zip(new, numbers, strict=True)}
+        assignment_of = {decision.task: number for decision, (number,) in zip(new, numbers, strict=True)}
         with connection.cursor().copy(_COPY) as copy:
-            for decision, row in new:
-                identity = facts.ids[decision.task]
-                copy.write_row(_stored(assignment_of[decision.task], identity, decision, row, stamp))
-        moved = _move(connection, moves, decisions, assignment_of, waits).rowcount
+            copy.set_types(_COPY_TYPES)
+            for decision, figures in zip(new, _packed(new), strict=True):
+                copy.write_row(_stored(assignment_of[decision.task], decision, figures, facts, stamp, _jsonb))
+        moved = _move(connection, moves, assignment_of, waits).rowcount
         if moved != len(moves):
             raise RuntimeError(f"{len(moves)} locked tasks were decided, but {moved} could be moved")
         return {move.task: move.state for move in moves if move.state is not move.before}
@@ -224,12 +232,12 @@ class AssignmentStore:
     ) -> Moved:
         """What `store` does, for one task and under a given number, without waiting for the server."""
         task = decision.task
-        move = _Move.of(decision, facts.rows[task], self._policy)
+        move = _moved(decision, facts.rows[task], self._policy)
         if not move.is_repeated:
-            row = _stored(number, facts.ids[task], decision, facts.rows[task], stamp)
+            row = _stored(number, decision, None, facts, stamp, str)
             connection.execute(_INSERT, row, prepare=True)
         waits = {} if wait_seconds is None else {task: wait_seconds}
-        update = _move(connection, [move], [decision], {} if move.is_repeated else {task: number}, waits)
+        update = _move(connection, [move], {} if move.is_repeated else {task: number}, waits)
         return Moved({} if move.state is move.before else {task: move.state}, update)
 
     def announce(
@@ -246,21 +254,23 @@ class AssignmentStore:
         found = self._database.fetch(_STANDING, [task_id])
         if not found:
             return None
-        state, outcome, reason, plan, cost, explanation, config_hash, stage = found[0]
+        [(state, outcome, reason, plan, cost, explanation, figures, config_hash, stage, legend, prices)] = (
+            found
+        )
+        explanation = spelled_out(explanation, figures, legend)
         return Standing(
             TaskState(state),
             Outcome(outcome),
             reason and Reason(reason),
             plan or [],
             cost,
-            explanation,
+            explanation | ({} if prices is None else {"prices": prices}),
             config_hash,
             stage,
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Move:
+class _Move(NamedTuple):
     """Where a decision takes its task."""
 
     task: int
@@ -270,43 +280,41 @@ class _Move:
     wait_seconds: float
     is_repeated: bool
 
-    @classmethod
-    def of(cls, decision: Decision, row: Row, policy: AssignmentPolicy) -> _Move:
-        before = TaskState(row.state)
-        state, reason = _next_state(decision, row)
-        if state is not before:
-            require_legal(before, state)
-        waits = decision.outcome is Outcome.DEFERRED and decision.reason is not None
-        return cls(
-            decision.task,
-            before,
-            state,
-            reason,
-            policy.wait_seconds(decision.reason, row.waited_seconds)
-            if waits and decision.reason is not None
-            else 0.0,
-            state is before and reason == row.reason,
-        )
+
+def _moved(decision: Decision, row: Row, policy: AssignmentPolicy) -> _Move:
+    before = _STATES[row.state]
+    state, reason = _next_state(decision, row)
+    if state is not before:
+        require_legal(before, state)
+    is_deferred = decision.outcome is Outcome.DEFERRED and decision.reason is not None
+    return _Move(
+        decision.task,
+        before,
+        state,
+        reason,
+        policy.wait_seconds(decision.reason, row.waited_seconds)
+        if is_deferred and decision.reason is not None
+        else 0.0,
+        state is before and reason == row.reason,
+    )
 
 
 def _move(
     connection: psycopg.Connection,
     moves: Sequence[_Move],
-    decisions: Sequence[Decision],
     assignment_of: Mapping[int, int],
     waits: Mapping[int, float],
 ) -> psycopg.Cursor[Any]:
-    """Move tasks, each with its decision in the same place, to where these take them."""
+    """Move tasks to where their decisions take them."""
     return connection.execute(
         _MOVE,
         {
-            "tasks": [move.task for move in moves],
-            "before": [move.before.value for move in moves],
-            "states": [move.state.value for move in moves],
-            "reasons": [move.reason and move.reason.value for move in moves],
-            "models": [decision.model for decision in decisions],
-            "assignments": [assignment_of.get(move.task) for move in moves],
-            "waits": [float(waits.get(move.task, move.wait_seconds)) for move in moves],
+            "tasks": arrays.numbers(move.task for move in moves),
+            "before": arrays.codes(move.before for move in moves),
+            "states": arrays.codes(move.state for move in moves),
+            "reasons": arrays.codes(move.reason for move in moves),
+            "assignments": arrays.numbers(assignment_of.get(move.task) for move in moves),
+            "waits": arrays.numbers(float(waits.get(move.task, move.wait_seconds)) for move in moves),
         },
     )
 
@@ -326,29 +334,70 @@ def _next_state(decision: Decision, row: Row) -> tuple[TaskState, Reason | None]
     return TaskState.DEAD, decision.reason
 
 
-def _stored(number: int, identity: UUID, decision: Decision, row: Row, stamp: Stamp) -> tuple[Any, ...]:
-    """The columns of `_COLUMNS`. Arrays and JSON as text: adapting them one by one takes longer than all the rest."""
-    transfers = reservation_transfers(reservation_key(identity, 1), decision.amounts)
+def _packed(decisions: Sequence[Decision]) -> list[bytes | None]:
+    """The figures of explanations that are packed, as `assignments.figures` takes them."""
+    explanations = [decision.explanation for decision in decisions]
+    figures = [one.figures for one in explanations if isinstance(one, Packed)]
+    made = iter(arrays.doubles(figures) if figures else ())
+    return [next(made) if isinstance(one, Packed) else None for one in explanations]
+
+
+def _stored(
+    number: int,
+    decision: Decision,
+    figures: bytes | None,
+    facts: Facts,
+    stamp: Stamp,
+    as_json: Callable[[str], str | bytes],
+) -> tuple[Any, ...]:
+    """The `_COLUMNS`. JSON as text, or what `as_json` makes of it: adapting it takes longer than all the rest."""
+    identity, explanation = facts.ids[decision.task], decision.explanation
     return (
         number,
         identity,
         decision.task,
-        row.submission_day,
+        facts.rows[decision.task].submission_day,
         stamp.strategy,
         decision.outcome.value,
         decision.reason and decision.reason.value,
         decision.model,
         decision.funding,
-        _to_json([stage.as_json() for stage in decision.plan]) if decision.plan else None,
+        as_json(_plan(decision.plan)) if decision.plan else None,
         decision.expected_cost_usd,
-        f"{{{','.join(map(str, transfers))}}}",
-        _to_json(decision.explanation),
+        as_json(_to_json(explanation.own if isinstance(explanation, Packed) else explanation)),
+        figures,
         stamp.config_hash,
         stamp.run_id,
         stamp.path,
         stamp.batch,
         decision.propensity,
     )
+
+
+def _plan(plan: Iterable[Stage]) -> str:
+    """The stages as `Stage.as_json` gives them; a day has few names and many amounts."""
+    return f"[{','.join([_stage(stage) for stage in plan])}]"
+
+
+def _stage(stage: Stage) -> str:
+    needs = "" if stage.needs is None else f',"needs":{_amounts(stage.needs)}'
+    return (
+        f'{{"model":{_quoted(stage.model)},"funding":{_quoted(stage.funding)},'
+        f'"amounts":{_amounts(stage.amounts)}{needs}}}'
+    )
+
+
+def _amounts(amounts: Mapping[str, Decimal]) -> str:
+    return "{" + ",".join([f'{_quoted(account)}:"{amount!s}"' for account, amount in amounts.items()]) + "}"
+
+
+@lru_cache(maxsize=1_000)
+def _quoted(name: str) -> str:
+    return _to_json(name)
+
+
+def _jsonb(text: str) -> bytes:
+    return b"\x01" + text.encode()
 
 
 # A task that waits for others is due as soon as they have all succeeded, or one of them cannot any more.
@@ -436,32 +485,41 @@ _NUMBERS: LiteralString = "SELECT nextval('cp.assignments_id_seq') FROM generate
 
 _COLUMNS: LiteralString = """
 cp.assignments (id, decision_id, task, submission_day, strategy, outcome, reason, model, funding, plan,
-    expected_cost_usd, transfers, explanation, config_hash, run_id, path, batch, propensity)
+    expected_cost_usd, explanation, figures, config_hash, run_id, path, batch, propensity)
 """
-_COPY: LiteralString = f"COPY {_COLUMNS} FROM STDIN"
+_COPY: LiteralString = f"COPY {_COLUMNS} FROM STDIN (FORMAT BINARY)"
 _INSERT: LiteralString = f"INSERT INTO {_COLUMNS} VALUES ({', '.join(['%s'] * 18)})"
 
+# What is in binary format already passes as bytea.
+_COPY_TYPES = [
+    *("int8", "uuid", "int8", "date", "text", "text", "text", "text", "text", "bytea"),
+    *("numeric", "bytea", "bytea", "text", "text", "text", "uuid", "float8"),
+]
+
+# The queue is claimed by value, so an assigned task carries its score; see `ScoreStore` for overrides. The tasks are
+# named a second time, so that they are found by primary key whatever the planner makes of the arrays.
 _MOVE: LiteralString = """
 WITH decided AS MATERIALIZED (
     SELECT * FROM unnest(%(tasks)s::bigint[], %(before)s::text[], %(states)s::text[], %(reasons)s::text[],
-        %(models)s::text[], %(assignments)s::bigint[], %(waits)s::float8[])
-        AS r (task, state_before, state, reason, model, assignment, wait_seconds)
+        %(assignments)s::bigint[], %(waits)s::float8[])
+        AS r (task, state_before, state, reason, assignment, wait_seconds)
 )
 UPDATE cp.tasks t
-SET state = r.state, reason = r.reason, model = r.model, stage = 0,
+SET state = r.state, reason = r.reason, model = a.model, value_score = s.effective_score, stage = 0,
     assignment_attempts_left = CASE WHEN r.state = 'assigned' THEN 3 ELSE t.assignment_attempts_left END,
     assignment = coalesce(r.assignment, t.assignment),
     available_at = now() + make_interval(secs => r.wait_seconds),
     state_changed_at = CASE WHEN r.state = t.state THEN t.state_changed_at ELSE now() END
 FROM decided r
-WHERE t.id = r.task AND t.state = r.state_before
+LEFT JOIN cp.assignments a ON a.id = r.assignment
+LEFT JOIN cp.task_scores s ON s.task = r.task
+WHERE t.id = r.task AND t.state = r.state_before AND t.id = ANY(%(tasks)s::bigint[])
 """
 
 # The prices of a batch are stored with the batch, and are part of what explains its decisions.
 _STANDING: LiteralString = """
-SELECT t.state, a.outcome, a.reason, a.plan, a.expected_cost_usd,
-    a.explanation || CASE WHEN b.prices IS NULL THEN '{}' ELSE jsonb_build_object('prices', b.prices) END,
-    a.config_hash, t.stage::int
+SELECT t.state, a.outcome, a.reason, a.plan, a.expected_cost_usd, a.explanation, a.figures, a.config_hash,
+    t.stage::int, b.legend, b.prices
 FROM cp.tasks t
 JOIN cp.assignments a ON a.task = t.id
 LEFT JOIN cp.assignment_batches b ON b.id = a.batch

@@ -21,6 +21,7 @@ from psycopg.rows import dict_row
 from cp_core.execution.retry import retry_delay
 from cp_core.policy.notices import NoticePolicy
 from cp_core.tasks.states import FINAL_STATES, TaskState
+from cp_resources import arrays
 from cp_resources.database import Database
 from cp_resources.notifiers.message import Message, Notifier, Sent
 
@@ -120,8 +121,12 @@ class Outbox:
         """
         if not notices:
             return 0
-        tasks, kinds = zip(*sorted(set(notices)), strict=True)
-        return connection.execute(_ADD, {"tasks": list(tasks), "kinds": list(kinds)}).rowcount
+        tasks = {kind: sorted({one.task for one in notices if one.kind is kind}) for kind in NoticeKind}
+        added = 0
+        for kind, query in ((NoticeKind.ASSIGNED, _ADD_ASSIGNED), (NoticeKind.COMPLETED, _ADD_COMPLETED)):
+            if tasks[kind]:
+                added += connection.execute(query, {"tasks": arrays.numbers(tasks[kind])}).rowcount
+        return added
 
     def deliver(self, notifier: Notifier, limit: int = BATCH) -> Deliveries:
         """Send up to `limit` notices that are due, and mark what came of them, in one transaction.
@@ -207,19 +212,44 @@ def _message(row: Mapping[str, Any]) -> Message:
     )
 
 
-# Sorted by task, so that two transactions that add the same notices wait for each other in one order. The tasks
-# are named a second time, so that they are found by primary key and never by a merge through all of them.
-_ADD: LiteralString = """
+# Sorted by task, so that two transactions that add the same notices wait for each other in one order.
+_ADD_ASSIGNED: LiteralString = """
 INSERT INTO cp.outbox (task, kind, payload)
-SELECT t.id, n.kind, jsonb_build_object(
+SELECT t.id, 'assigned', jsonb_build_object(
     'id', gen_random_uuid(),
-    'kind', n.kind,
+    'kind', 'assigned',
     'at', clock_timestamp(),
     'task_id', t.task_id,
     'title', p.title,
     'state', t.state,
     'reason', t.reason,
     'value_score', t.value_score,
+    'model', t.model,
+    'funding', a.funding,
+    'expected_cost_usd', trim_scale(a.expected_cost_usd),
+    'attempts', t.attempts,
+    'quality', NULL,
+    'cost_usd', NULL
+)
+FROM cp.tasks t
+LEFT JOIN cp.task_payloads p ON p.task = t.id
+LEFT JOIN cp.assignments a ON a.id = t.assignment
+WHERE t.id = ANY(%(tasks)s::bigint[])
+ORDER BY t.id
+ON CONFLICT (task, kind) DO NOTHING
+"""
+
+_ADD_COMPLETED: LiteralString = """
+INSERT INTO cp.outbox (task, kind, payload)
+SELECT t.id, 'completed', jsonb_build_object(
+    'id', gen_random_uuid(),
+    'kind', 'completed',
+    'at', clock_timestamp(),
+    'task_id', t.task_id,
+    'title', p.title,
+    'state', t.state,
+    'reason', t.reason,
+    'value_score', coalesce(t.value_score, s.effective_score),
     'model', coalesce(t.model, done.model),
     'funding', coalesce(a.plan -> t.stage ->> 'funding', done.funding),
     'expected_cost_usd', trim_scale(a.expected_cost_usd),
@@ -227,19 +257,19 @@ SELECT t.id, n.kind, jsonb_build_object(
     'quality', done.quality,
     'cost_usd', trim_scale(done.cost_usd)
 )
-FROM unnest(%(tasks)s::bigint[], %(kinds)s::text[]) AS n (task, kind)
-JOIN cp.tasks t ON t.id = n.task
+FROM cp.tasks t
 LEFT JOIN cp.task_payloads p ON p.task = t.id
+LEFT JOIN cp.task_scores s ON s.task = t.id
 LEFT JOIN cp.assignments a ON a.id = t.assignment
 LEFT JOIN LATERAL (
     SELECT sum(e.cost_usd) AS cost_usd,
         (array_agg(e.quality ORDER BY e.attempt DESC))[1] AS quality,
         (array_agg(e.model ORDER BY e.attempt DESC))[1] AS model,
         (array_agg(e.funding ORDER BY e.attempt DESC))[1] AS funding
-    FROM cp.executions e WHERE n.kind = 'completed' AND e.task = t.id
+    FROM cp.executions e WHERE e.task = t.id
 ) AS done ON true
 WHERE t.id = ANY(%(tasks)s::bigint[])
-ORDER BY n.task, n.kind
+ORDER BY t.id
 ON CONFLICT (task, kind) DO NOTHING
 """
 

@@ -410,7 +410,7 @@ class Planner:
 
     def _event(self, going: _Going, decision: Decision) -> dict[str, Any]:
         telemetry = replace(going.telemetry, summary=AssignmentSummary(races_lost=going.lost))
-        telemetry.count(decision, self._configuration.registry)
+        telemetry.count([decision], self._configuration.registry)
         telemetry.inline = going.facts.last_attempts
         telemetry.queries += statements(going.connection)
         return telemetry.to_event()

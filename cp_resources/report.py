@@ -115,8 +115,8 @@ _STAGES: LiteralString = """
     FROM executions WHERE submission_day = ANY(%s) GROUP BY stage ORDER BY stage
 """
 _VALUE: LiteralString = """
-    SELECT coalesce(sum(value_score), 0), coalesce(sum(value_score) FILTER (WHERE state = 'succeeded'), 0)
-    FROM tasks WHERE submission_day = ANY(%s)
+    SELECT coalesce(sum(effective_score), 0), coalesce(sum(effective_score) FILTER (WHERE state = 'succeeded'), 0)
+    FROM task_scores JOIN tasks ON tasks.id = task WHERE tasks.submission_day = ANY(%s)
 """
 _ESTIMATES: LiteralString = """
     SELECT count(*)::int AS tasks,

@@ -1,13 +1,23 @@
-"""Value scores and token estimates in the database: which tasks lack one, and storing them in bulk."""
+"""Value scores and token estimates in the database: which tasks lack one, and storing them in bulk.
+
+A task's score lives in task_scores. Its copy `tasks.value_score` is the order in which assigned tasks are claimed:
+`AssignmentStore` writes it with the decision, because another update of every task would cost more than the scoring. A
+score that changes, or that a person overrides, changes the copy at once; so a decision under way sees that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import date
 from typing import Any, LiteralString
 
 import pandas as pd
+import psycopg
 from psycopg import sql
+from psycopg.errors import UniqueViolation
 from psycopg.rows import dict_row
 
 from cp_core.scoring.columns import TASK_COLUMNS
@@ -20,6 +30,8 @@ from cp_resources.events import announce
 
 CHUNK = 20_000
 """Tasks read, scored and stored at a time, so that memory does not grow with the day."""
+
+_WRITERS = 2  # chunks stored at once, beside the one that is scored
 
 _OPEN_STATES = "('queued', 'deferred')"
 
@@ -35,11 +47,21 @@ class ScoreStore:
         self._database = database
 
     def score_day(self, day: date, configuration: Configuration) -> int:
-        """Score every task of a submission day that has no score yet; return how many that were."""
-        scored = 0
-        while len(unscored := self.unscored(day)):
-            self.write_scores(score_tasks(unscored, configuration.scoring), configuration.content_hash)
-            scored += len(unscored)
+        """Score every task of a submission day that has no score yet; return how many that were.
+
+        The next tasks are read and scored while the database stores the scores of those before.
+        """
+        scored, after = 0, 0
+        storing: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(_WRITERS) as writers:
+            while len(tasks := self.unscored(day, after=after, limit=CHUNK)):
+                scores = score_tasks(tasks, configuration.scoring)
+                storing.append(writers.submit(self._add_scores, scores, day, configuration.content_hash))
+                if len(storing) > _WRITERS:
+                    storing.popleft().result()
+                scored, after = scored + len(tasks), int(tasks.index[-1])
+            for stored in storing:
+                stored.result()
         return scored
 
     def unscored(self, day: date, *, after: int = 0, limit: int = CHUNK) -> pd.DataFrame:
@@ -71,7 +93,7 @@ class ScoreStore:
         return frame
 
     def write_scores(self, scores: pd.DataFrame, config_hash: str) -> None:
-        """Store scores in one transaction; a task that has one keeps a person's override.
+        """Store scores in one transaction; a task that has one gets the new one, and keeps a person's override.
 
         Args:
             scores: `SCORE_COLUMNS`, the index is `tasks.id`.
@@ -81,12 +103,19 @@ class ScoreStore:
             return
         with self._database.transaction() as connection:
             connection.execute(_STAGE)
-            with connection.cursor().copy(_COPY) as copy:
-                for row in _rows(scores):
-                    copy.write_row(row)
+            _copy(connection, _COPY_STAGED, _rows(scores))
             connection.execute(_LOCK_STAGED)
             connection.execute(_UPSERT, {"config_hash": config_hash})
             connection.execute(_VALUE_OF_STAGED)
+
+    def _add_scores(self, scores: pd.DataFrame, day: date, config_hash: str) -> None:
+        """Store the first scores of tasks of a day: as `write_scores`, faster. If another process scored one of them
+        meanwhile, all go that way."""
+        common = (day, config_hash)
+        with suppress(UniqueViolation), self._database.transaction() as connection:
+            _copy(connection, _COPY_NEW, ((*row, *common) for row in _rows(scores)))
+            return
+        self.write_scores(scores, config_hash)
 
     def score(self, task_id: str) -> dict[str, Any] | None:
         """Every stored column of a task's score, or None while it has none.
@@ -146,6 +175,12 @@ class ScoreStore:
         return frame
 
 
+def _copy(connection: psycopg.Connection, query: sql.Composed, rows: Iterable[tuple[Any, ...]]) -> None:
+    with connection.cursor().copy(query) as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
 def _rows(scores: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
     columns = [scores[name].tolist() for name in SCORE_COLUMNS]
     return zip(scores.index.tolist(), *columns, strict=True)
@@ -193,7 +228,8 @@ _NAMES = sql.SQL(", ").join(sql.Identifier(name) for name in SCORE_COLUMNS)
 _STAGE = sql.SQL(
     "CREATE TEMP TABLE staged_scores ON COMMIT DROP AS SELECT task, {} FROM cp.task_scores WITH NO DATA"
 ).format(_NAMES)
-_COPY = sql.SQL("COPY staged_scores (task, {}) FROM STDIN").format(_NAMES)
+_COPY_STAGED = sql.SQL("COPY staged_scores (task, {}) FROM STDIN").format(_NAMES)
+_COPY_NEW = sql.SQL("COPY cp.task_scores (task, {}, submission_day, config_hash) FROM STDIN").format(_NAMES)
 _UPSERT = sql.SQL(
     """
     INSERT INTO cp.task_scores (task, submission_day, {names}, config_hash)

@@ -53,7 +53,7 @@ WHERE (
     ))
 ) AND submission_day <= timezone('UTC', now())::date
 GROUP BY submission_day
-ORDER BY max(value_score) DESC NULLS FIRST, submission_day
+ORDER BY max((SELECT effective_score FROM task_scores WHERE task = tasks.id)) DESC NULLS FIRST, submission_day
 """
 
 

@@ -84,7 +84,7 @@ class Decision:
         reason: why it was not assigned; None when it was.
         plan: the stages to try in order; empty unless assigned.
         expected_cost_usd: list price of the plan's expected tokens, whoever pays; None unless assigned.
-        explanation: JSON-ready, see `cp_core.assignment.explain` and `cp_core.assignment.verdicts`.
+        explanation: JSON-ready, see `cp_core.assignment.explain` and `cp_core.assignment.verdicts`; may be `packed`.
         propensity: probability with which this plan was drawn, where exploration had a say; None: not known.
     """
 
@@ -95,7 +95,7 @@ class Decision:
     reason: Reason | None = None
     plan: tuple[Stage, ...] = ()
     expected_cost_usd: Decimal | None = None
-    explanation: dict[str, Any] = field(default_factory=dict)
+    explanation: Mapping[str, Any] = field(default_factory=dict)
     propensity: float | None = None
 
     @property
@@ -109,13 +109,17 @@ class Decision:
         return self.plan[0].funding if self.plan else None
 
     @property
-    def amounts(self) -> dict[str, Decimal]:
+    def amounts(self) -> Mapping[str, Decimal]:
         """What the whole plan reserves, by account."""
+        if len(self.plan) == 1:
+            return self.plan[0].amounts
         return sum_of(stage.amounts for stage in self.plan)
 
     def outrun(self, reason: Reason = Reason.QUOTA_EXHAUSTED) -> Decision:
         """What becomes of an assignment when others have taken its quota, or its place, first."""
-        explanation = {name: part for name, part in self.explanation.items() if name != "why"}
+        explanation = self.explanation
+        if "why" in explanation:
+            explanation = {name: part for name, part in explanation.items() if name != "why"}
         return Decision(
             self.task,
             self.task_id,

@@ -207,7 +207,8 @@ class Desk:
             net=net,
             solution=Solution(chosen, prices, 0.0, 0.0, np.zeros_like(prices), 0),
         )
-        [decision] = verdicts.decisions(batch, market, self._policy.strategy, cleared)
+        [decision] = verdicts.Verdicts(batch, market, self._policy.strategy, cleared)
+        decision = replace(decision, explanation=dict(decision.explanation))
         return Answer(decision, market.codes.size, market.pruned())
 
     def _market(self, batch: Batch, columns: Mapping[str, Any], now_at: Circumstances) -> Market:

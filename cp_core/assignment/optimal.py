@@ -24,6 +24,7 @@ from cp_core.assignment.decision import Decision
 from cp_core.assignment.exploration import ExplorationPolicy
 from cp_core.assignment.fairness import FairnessPolicy
 from cp_core.assignment.market import Catalogue, Market, open_market
+from cp_core.assignment.packed import Legend
 from cp_core.assignment.policy import AssignmentPolicy
 from cp_core.assignment.solver import NO_PLAN
 from cp_core.assignment.strategies import OBJECTIVES, Strategy
@@ -68,6 +69,8 @@ class Round:
 
     Attributes:
         decisions: one a task, in the order in which quota is reserved for them.
+        assigned: how many of them give a plan.
+        legend: what their explanations share.
         prices: value points of one more token or dollar of each account.
         available, lapsing: what each account held before, and how near its window was to its end (0 to 1).
         objective, bound, gap: what the solver reached, what nothing can exceed, and the fraction between.
@@ -79,7 +82,9 @@ class Round:
         considered: pairs of task and plan; `pruned`: those that were ruled out, by reason.
     """
 
-    decisions: list[Decision]
+    decisions: Sequence[Decision]
+    assigned: int = 0
+    legend: Legend | None = None
     prices: dict[str, float] = field(default_factory=dict)
     available: dict[str, float] = field(default_factory=dict)
     lapsing: dict[str, float] = field(default_factory=dict)
@@ -142,8 +147,11 @@ def assign_optimal(
     cleared = clear(market, batch.tasks, rules)
     names, solution = catalogue.accounts, cleared.solution
     compared = _compared(len(tasks), seed) if compare else np.empty(0, dtype=np.intp)
+    decided = verdicts.Verdicts(batch, market, strategy, cleared)
     return Round(
-        decisions=verdicts.decisions(batch, market, strategy, cleared),
+        decisions=decided,
+        assigned=decided.assigned,
+        legend=decided.legend,
         prices=dict(zip(names, solution.prices.tolist(), strict=True)),
         available=dict(zip(names, market.capacity.tolist(), strict=True)),
         lapsing=dict(zip(names, market.lapsing.tolist(), strict=True)),

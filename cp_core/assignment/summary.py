@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from cp_core.assignment.decision import Decision
+from cp_core.assignment.decision import Decision, Outcome
 from cp_core.models.registry import ModelRegistry
+from cp_core.tasks.reasons import Reason
 
 
 @dataclass(slots=True)
@@ -42,19 +44,23 @@ class AssignmentSummary:
         """How many tasks were decided, whatever the outcome."""
         return self.outcomes.total()
 
-    def count(self, decision: Decision, registry: ModelRegistry) -> None:
-        """Count one decision in."""
-        self.outcomes[decision.outcome.value] += 1
-        if decision.reason is not None:
-            self.reasons[decision.reason.value] += 1
-        if decision.model is None or decision.funding is None or decision.expected_cost_usd is None:
-            return
-        self.models[decision.model] += 1
-        self.tiers[registry.model(decision.model).tier.value] += 1
-        self.fundings[decision.funding] += 1
-        self.expected_cost_usd += decision.expected_cost_usd
-        self.value_assigned += decision.value_score
-        self._reserve(decision.amounts)
+    def count(self, decisions: Iterable[Decision], registry: ModelRegistry) -> None:
+        """Count decisions in."""
+        kinds: Counter[tuple[Outcome, Reason | None, str | None, str | None]] = Counter()
+        for decision in decisions:
+            kinds[decision.outcome, decision.reason, decision.model, decision.funding] += 1
+            if decision.expected_cost_usd is not None:
+                self.expected_cost_usd += decision.expected_cost_usd
+                self.value_assigned += decision.value_score
+                self._reserve(decision.amounts)
+        for (outcome, reason, model, funding), tasks in kinds.items():
+            self.outcomes[outcome.value] += tasks
+            if reason is not None:
+                self.reasons[reason.value] += tasks
+            if model is not None and funding is not None:
+                self.models[model] += tasks
+                self.tiers[registry.model(model).tier.value] += tasks
+                self.fundings[funding] += tasks
 
     def add(self, other: AssignmentSummary) -> None:
         """Count another summary in."""
@@ -91,6 +97,6 @@ class AssignmentSummary:
             + (f" ({reasons})" if reasons else "")
         )
 
-    def _reserve(self, amounts: dict[str, Decimal]) -> None:
+    def _reserve(self, amounts: Mapping[str, Decimal]) -> None:
         for account, amount in amounts.items():
             self.reserved[account] = self.reserved.get(account, Decimal(0)) + amount

@@ -7,7 +7,7 @@ considered and ruled out, queries, cache hits, the proof of optimality, and the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,9 +89,9 @@ class AssignmentTelemetry:
         lookups = self.cache_hits + self.cache_misses
         return self.cache_hits / lookups if lookups else None
 
-    def count(self, decision: Decision, registry: ModelRegistry) -> None:
-        """Count one decision in."""
-        self.summary.count(decision, registry)
+    def count(self, decisions: Iterable[Decision], registry: ModelRegistry) -> None:
+        """Count decisions in."""
+        self.summary.count(decisions, registry)
 
     def profile(self, **counters: int) -> None:
         """Add to the debug counters, where they are wanted."""

@@ -1,17 +1,18 @@
 """The decisions of a cleared market: built from arrays, each with what it was weighed against.
 
-An explanation is stored with every decision, so it is kept small: the task's facts, its plan and the next best with
-success, price, time, worth and worth less price (`net`), what could not be given, and the probabilities where there
-was a draw. The prices of the accounts are stored once, with the batch.
+An explanation holds the task's facts, its plan and the next best with success, price, time, worth and worth less price
+(`net`), what could not be given, and the probabilities where there was a draw. One is stored with every decision, so it
+is kept as numbers (`packed`). The prices of the accounts are stored once, with the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from cp_core.assignment.batch import Batch
@@ -20,6 +21,18 @@ from cp_core.assignment.decision import Decision, Outcome, Stage
 from cp_core.assignment.eligibility import CODES
 from cp_core.assignment.market import Market
 from cp_core.assignment.options import from_smallest_units
+from cp_core.assignment.packed import (
+    FACTS,
+    FIGURES,
+    NAMES,
+    NOT_GIVEN,
+    SETTLED_BY,
+    SHOWN,
+    TURNED_AWAY,
+    WEIGHED,
+    Legend,
+    Packed,
+)
 from cp_core.assignment.solver import NO_PLAN
 from cp_core.assignment.strategies import Strategy
 from cp_core.quota.account import Unit
@@ -27,60 +40,82 @@ from cp_core.tasks.reasons import Reason
 
 Doubles = NDArray[np.float64]
 
-ALTERNATIVES = 3
-"""Other plans that an explanation shows."""
-
 FEATURES = ("domain", "complexity", "input_mean", "input_median", "output_mean", "output_median")
 """What predictions are made from."""
 
+_PRICES, _ROUNDING, _EXPLORATION, _OVERDUE = range(len(SETTLED_BY))
 _BREAKER_OPEN = CODES.index(Reason.BREAKER_OPEN)
 _FOR_GOOD = frozenset({Reason.NO_ELIGIBLE_PLAN, Reason.DEADLINE_PASSED, Reason.DEPENDENCY_FAILED})
 _NANO = 1e9
 _DECIMALS = {"success": 4, "list_usd": 6, "billed_usd": 6, "seconds": 1, "worth": 4, "net": 4}
 
 
-def decisions(batch: Batch, market: Market, strategy: Strategy, cleared: Cleared) -> list[Decision]:
-    """One decision a task: the overdue first, then by falling value."""
-    reasons = _reasons(batch, market, cleared)
-    facts = _Facts(batch, market, strategy)
-    weighed = _Weighed(market, cleared)
-    plans = _stages(market, cleared.choice)
-    cost = np.ceil(_chosen(market.outlook.list_usd, cleared.choice) * _NANO).astype(np.int64).tolist()
-    settled = _settled_by(market, cleared)
-    probabilities = cleared.drawn.probabilities.T.tolist()
-    candidates = cleared.drawn.candidates.T.tolist()
-    propensity = _propensity(cleared)
-    labels = market.catalogue.labels
-    order = np.concatenate([np.flatnonzero(cleared.overdue), np.flatnonzero(~cleared.overdue)]).tolist()
-    made = []
-    for row in order:
-        task, explanation = batch.records[row], facts.of(row)
-        reason = reasons[row]
-        if reason is None:
-            explanation["plan"], explanation["alternatives"] = weighed.chosen_and_others(row)
-            explanation["decided_by"] = settled[row]
-            if propensity[row] is not None and propensity[row] < 1:
-                explanation["probabilities"] = {
-                    labels[plan]: probability
-                    for plan, probability in zip(candidates[row], probabilities[row], strict=True)
-                    if plan != NO_PLAN
-                }
-        elif batch.standing[row] is None:
-            explanation["alternatives"] = weighed.best(row)
-        made.append(
-            Decision(
-                task["task"],
-                task["task_id"],
-                task["value_score"],
-                Outcome.ASSIGNED if reason is None else _outcome(reason),
-                reason,
-                plans.get(row, ()),
-                from_smallest_units(cost[row], Unit.USD) if reason is None else None,
-                explanation,
-                propensity[row] if reason is None else None,
-            )
+class Verdicts(Sequence[Decision]):
+    """One decision a task, the overdue first, then by falling value. Each is made when it is asked for.
+
+    Attributes:
+        legend: of the decisions' explanations, which are `Packed`.
+        assigned: how many get a plan.
+    """
+
+    def __init__(self, batch: Batch, market: Market, strategy: Strategy, cleared: Cleared) -> None:
+        self._batch = batch
+        self._reasons = _reasons(batch, market, cleared)
+        groups, excluded = _excluded(batch)
+        names = {name: _coded(_column(batch, name)) for name in NAMES}
+        self.legend = Legend(
+            strategy.value,
+            market.catalogue.labels,
+            {name: found for name, (_, found) in names.items()},
+            excluded,
         )
-    return made
+        self._figures = _figures(
+            batch, market, cleared, self._reasons, [codes for codes, _ in names.values()], groups
+        )
+        self._tasks, self._task_ids, self._values = (
+            _column(batch, name).tolist() for name in ("task", "task_id", "value_score")
+        )
+        self._plans = _stages(market, cleared.choice)
+        self._cost = (
+            np.ceil(_chosen(market.outlook.list_usd, cleared.choice) * _NANO).astype(np.int64).tolist()
+        )
+        self._propensity = _propensity(cleared)
+        self._order = np.concatenate([np.flatnonzero(cleared.overdue), np.flatnonzero(~cleared.overdue)])
+        self.assigned = self._reasons.count(None)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, position: int) -> Decision: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> list[Decision]: ...
+
+    def __getitem__(self, position: int | slice) -> Decision | list[Decision]:
+        if isinstance(position, slice):
+            return [self._decision(row) for row in self._order[position].tolist()]
+        return self._decision(int(self._order[position]))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def _decision(self, row: int) -> Decision:
+        reason = self._reasons[row]
+        standing = self._batch.standing[row]
+        own = None if standing is None else _own_facts(standing, self._batch.records[row])
+        is_given = reason is None
+        return Decision(
+            self._tasks[row],
+            self._task_ids[row],
+            self._values[row],
+            Outcome.ASSIGNED if reason is None else _outcome(reason),
+            reason,
+            self._plans.get(row, ()),
+            from_smallest_units(self._cost[row], Unit.USD) if is_given else None,
+            Packed(self._figures[row], self.legend, own),
+            self._propensity[row] if is_given else None,
+        )
 
 
 def _outcome(reason: Reason) -> Outcome:
@@ -111,100 +146,123 @@ def _reasons(batch: Batch, market: Market, cleared: Cleared) -> list[Reason | No
     return reasons
 
 
-class _Facts:
-    """What was decided upon: with the configuration and the batch, the decision can be made again from these."""
-
-    def __init__(self, batch: Batch, market: Market, strategy: Strategy) -> None:
-        self._strategy = strategy.value
-        self._aged = market.values.tolist()
-        self._required = market.required_success.tolist()
-        self._batch = batch
-        self._codes = batch.eligible.codes_in_any_tier
-        self._excluded: dict[bytes, dict[str, list[str]]] = {}
-        self._labels = [f"{option.model.name} ({option.funding.name})" for option in batch.options]
-
-    def of(self, row: int) -> dict[str, Any]:
-        task = self._batch.records[row]
-        facts = {
-            "strategy": self._strategy,
-            "value_score": task["value_score"],
-            "aged_value": self._aged[row],
-            "waiting_hours": task["waiting_hours"],
-            "required_success": self._required[row],
-            "risk": task["risk"],
-            **{name: task[name] for name in FEATURES},
-            "excluded": self._excluded_of(row),
-        }
-        match self._batch.standing[row]:
-            case Reason.DEADLINE_PASSED:
-                facts["deadline"] = task["deadline"].isoformat()
-            case Reason.DEPENDENCY_FAILED:
-                facts["dependencies"] = task["dependencies_failed"]
-            case Reason.DEPENDENCY_PENDING:
-                facts["dependencies"] = task["dependencies_pending"]
-        return facts
-
-    def _excluded_of(self, row: int) -> dict[str, list[str]]:
-        """The options that may not be given, by reason. Many tasks share one answer."""
-        codes = self._codes[row]
-        key = codes.tobytes()
-        if key not in self._excluded:
-            grouped: dict[str, list[str]] = {}
-            for label, code in zip(self._labels, codes.tolist(), strict=True):
-                if CODES[code] is not None:
-                    grouped.setdefault(str(CODES[code]), []).append(label)
-            self._excluded[key] = grouped
-        return self._excluded[key]
+def _own_facts(standing: Reason, task: Mapping[str, Any]) -> dict[str, Any]:
+    """Why a task is not to be decided now, where that cannot be said in numbers."""
+    match standing:
+        case Reason.DEADLINE_PASSED:
+            return {"deadline": task["deadline"].isoformat()}
+        case Reason.DEPENDENCY_FAILED:
+            return {"dependencies": task["dependencies_failed"]}
+        case Reason.DEPENDENCY_PENDING:
+            return {"dependencies": task["dependencies_pending"]}
+    return {}
 
 
-class _Weighed:
-    """The plan of each task and the best others, with their figures."""
+def _excluded(batch: Batch) -> tuple[NDArray[np.intp], list[dict[str, list[str]]]]:
+    """The group of each task, (n,), and by group the options that may not be given, by reason."""
+    labels = [f"{option.model.name} ({option.funding.name})" for option in batch.options]
+    different, groups = _distinct_rows(batch.eligible.codes_in_any_tier)
+    excluded = []
+    for codes in different.tolist():
+        grouped: dict[str, list[str]] = {}
+        for label, code in zip(labels, codes, strict=True):
+            if CODES[code] is not None:
+                grouped.setdefault(str(CODES[code]), []).append(label)
+        excluded.append(grouped)
+    return groups, excluded
 
-    def __init__(self, market: Market, cleared: Cleared) -> None:
-        self._choice = cleared.choice.tolist()
-        self._labels = market.catalogue.labels
-        shown = _best(cleared.net, ALTERNATIVES + 1)
-        plans = np.concatenate([cleared.choice[None, :], shown])
-        tasks = np.arange(plans.shape[1])
-        outlook = market.outlook
-        arrays = {
-            "success": outlook.success,
-            "list_usd": outlook.list_usd,
-            "billed_usd": outlook.billed_usd,
-            "seconds": outlook.seconds,
-            "worth": cleared.worth,
-            "net": cleared.net,
-        }
-        figures = [
-            np.round(array[plans, tasks], _DECIMALS[name]).T.tolist() for name, array in arrays.items()
-        ]
-        self._plans = plans.T.tolist()
-        self._rows = list(zip(*figures, strict=True))
 
-    def chosen_and_others(self, row: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The plan's figures, and those of the best others."""
-        first, *others = self._weigh(row)
-        return first, others[:ALTERNATIVES]
+def _distinct_rows(codes: NDArray[np.int8]) -> tuple[NDArray[np.int8], NDArray[np.intp]]:
+    """The different rows, and which of them each row is, (n,)."""
+    if len(codes) == 1:
+        return codes, np.zeros(1, dtype=np.intp)
+    whole = np.ascontiguousarray(codes).view(np.dtype((np.void, codes.shape[1]))).ravel()
+    _, first, groups = np.unique(whole, return_index=True, return_inverse=True)
+    return codes[first], groups
 
-    def best(self, row: int) -> list[dict[str, Any]]:
-        """The figures of the plans that were nearest to being given."""
-        return list(self._weigh(row))[:ALTERNATIVES]
 
-    def _weigh(self, row: int) -> Iterator[dict[str, Any]]:
-        figures, choice = self._rows[row], self._choice[row]
-        for position, plan in enumerate(self._plans[row]):
-            if plan == NO_PLAN or (position and plan == choice):
-                continue
-            success, list_usd, billed_usd, seconds, worth, net = (values[position] for values in figures)
-            yield {
-                "plan": self._labels[plan],
-                "success": success,
-                "list_usd": list_usd,
-                "billed_usd": billed_usd,
-                "seconds": seconds,
-                "worth": worth,
-                "net": net,
-            }
+def _column(batch: Batch, name: str) -> NDArray[Any]:
+    """A column of the tasks; a task that is decided alone has all of them in its record only."""
+    if len(batch.records) == 1:
+        return np.array([batch.records[0][name]])
+    return np.asarray(batch.tasks[name])
+
+
+def _coded(column: NDArray[Any]) -> tuple[NDArray[np.intp], list[str]]:
+    """A column of names as positions among those that occur, and these."""
+    if len(column) == 1:
+        return np.zeros(1, dtype=np.intp), [str(column[0])]
+    codes, names = pd.factorize(column.astype(object))
+    return codes, [str(name) for name in names]
+
+
+def _figures(
+    batch: Batch,
+    market: Market,
+    cleared: Cleared,
+    reasons: Sequence[Reason | None],
+    names: Sequence[NDArray[np.intp]],
+    excluded: NDArray[np.intp],
+) -> Doubles:
+    """The numbers of every task's explanation, see `packed.FIGURES`, (n, FIGURES)."""
+    is_given = np.array([reason is None for reason in reasons])
+    is_turned_away = np.array([reason is not None for reason in batch.standing])
+    settled = np.where(is_given, _settled_by(market, cleared), NOT_GIVEN)
+    facts = {
+        **{name: _column(batch, name) for name in ("value_score", "waiting_hours", *FEATURES[2:])},
+        "aged_value": market.values,
+        "required_success": market.required_success,
+    }
+    plans = _shown(cleared)
+    figures = np.empty((len(reasons), FIGURES))
+    columns: list[Any] = [
+        *(facts[name] for name in FACTS),
+        *names,
+        excluded,
+        np.where(is_turned_away, TURNED_AWAY, settled),
+        *_weighed(market, cleared, plans),
+        *_draws(cleared, is_given),
+    ]
+    for at, column in enumerate(columns):
+        figures[:, at] = column
+    return figures
+
+
+def _shown(cleared: Cleared) -> NDArray[np.int16]:
+    """The plan of each task and the best others, best first, (SHOWN, n); `NO_PLAN` where there are fewer."""
+    best, choice = _best(cleared.net, SHOWN), cleared.choice
+    is_past = np.cumsum(best == choice, axis=0)[:-1] > 0
+    return np.concatenate([choice[None, :], np.where(is_past, best[1:], best[:-1])])
+
+
+def _weighed(market: Market, cleared: Cleared, shown: NDArray[np.int16]) -> Iterator[Any]:
+    """Each plan that is shown, and its figures: (1 + WEIGHED) columns a plan."""
+    outlook, tasks = market.outlook, np.arange(shown.shape[1])
+    figures = {
+        "success": outlook.success,
+        "list_usd": outlook.list_usd,
+        "billed_usd": outlook.billed_usd,
+        "seconds": outlook.seconds,
+        "worth": cleared.worth,
+        "net": cleared.net,
+    }
+    for plans in shown:
+        is_none = plans == NO_PLAN
+        yield np.where(is_none, -1, plans)
+        for name in WEIGHED:
+            found = np.where(is_none, 0.0, figures[name][plans, tasks])
+            yield np.round(found, _DECIMALS[name])
+
+
+def _draws(cleared: Cleared, is_given: NDArray[np.bool_]) -> Iterator[Any]:
+    """The plans that exploration drew from and their probabilities, where it had a say."""
+    drawn = cleared.drawn
+    propensity = _probability(cleared)
+    is_drawn = is_given & (propensity > 0) & (propensity < 1)
+    for plans, probabilities in zip(drawn.candidates, drawn.probabilities, strict=True):
+        is_there = is_drawn & (plans != NO_PLAN)
+        yield np.where(is_there, plans, -1)
+        yield np.where(is_there, probabilities, 0.0)
 
 
 def _best(net: Doubles, count: int) -> NDArray[np.int16]:
@@ -258,18 +316,21 @@ def _chosen(figures: Doubles, choice: NDArray[np.int16]) -> Doubles:
     return np.where(choice == NO_PLAN, 0.0, figures[choice, np.arange(len(choice))])
 
 
-def _settled_by(market: Market, cleared: Cleared) -> list[str]:
-    """Which step of the round settled each task's plan."""
+def _settled_by(market: Market, cleared: Cleared) -> NDArray[np.intp]:
+    """Which step of the round settled each task's plan, positions in `packed.SETTLED_BY`, (n,)."""
     net = np.where(market.fits(market.capacity), cleared.net, -np.inf)
     is_best = (net.argmax(axis=0) == cleared.choice) & (net.max(axis=0) > 0)
-    settled = np.where(is_best, "prices", "rounding")
-    settled = np.where(cleared.drawn.explored, "exploration", settled)
-    return np.where(cleared.overdue, "overdue", settled).tolist()  # type: ignore[no-any-return]
+    settled = np.where(is_best, _PRICES, _ROUNDING)
+    settled = np.where(cleared.drawn.explored, _EXPLORATION, settled)
+    return np.where(cleared.overdue, _OVERDUE, settled)
+
+
+def _probability(cleared: Cleared) -> Doubles:
+    """The probability with which each task's plan was drawn, (n,); 0 where what was drawn did not fit any more."""
+    drawn = cleared.drawn
+    is_drawn = (drawn.candidates == drawn.choice) & (drawn.probabilities > 0)
+    return np.asarray(np.where(is_drawn, drawn.probabilities, 0.0).max(axis=0))
 
 
 def _propensity(cleared: Cleared) -> list[float | None]:
-    """The probability with which each task's plan was drawn; None where what was drawn did not fit any more."""
-    drawn = cleared.drawn
-    is_drawn = (drawn.candidates == drawn.choice) & (drawn.probabilities > 0)
-    probability = np.where(is_drawn, drawn.probabilities, 0.0).max(axis=0)
-    return [value or None for value in probability.tolist()]
+    return [value or None for value in _probability(cleared).tolist()]

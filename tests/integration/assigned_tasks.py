@@ -16,7 +16,7 @@ from cp_core.policy.policies import Policies
 from cp_core.scoring.config import Domain, ScoringConfig
 from cp_resources.configuration import Configuration, load_file
 from cp_resources.database import Database
-from cp_resources.ledger import Ledger, Reservation, reservation_transfers
+from cp_resources.ledger import Ledger, Reservation
 from cp_resources.settings import PROJECT_ROOT
 
 DAY = date(2026, 3, 4)
@@ -160,9 +160,9 @@ def assign(database: Database, ledger: Ledger, task: int, *models: str) -> None:
         assert granted
         [(assignment,)] = connection.execute(
             """INSERT INTO assignments (decision_id, task, submission_day, strategy, outcome, model, funding,
-                   plan, transfers, explanation, config_hash)
-               VALUES (%s, %s, %s, 'tiered', 'assigned', %s, %s, %s::jsonb, %s, '{}', 'hash') RETURNING id""",
-            (decision, task, DAY, model, funding, json.dumps(plan), reservation_transfers(decision, amounts)),
+                   plan, explanation, config_hash)
+               VALUES (%s, %s, %s, 'tiered', 'assigned', %s, %s, %s::jsonb, '{}', 'hash') RETURNING id""",
+            (decision, task, DAY, model, funding, json.dumps(plan)),
         ).fetchall()
         connection.execute(
             "UPDATE tasks SET state = 'assigned', assignment = %s, model = %s WHERE id = %s",

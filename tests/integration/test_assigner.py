@@ -170,7 +170,8 @@ def test_a_batch_is_assigned_reserved_and_stored(database: Database) -> None:
     assert summary.value_assigned == 105
     [row] = database.fetch(
         """SELECT t.state, t.model, a.model, a.funding, a.outcome, a.plan, a.expected_cost_usd, a.decision_id,
-               a.transfers, (a.explanation ->> 'value_score')::float8, a.config_hash, a.run_id,
+               ARRAY(SELECT transfer_id FROM quota_transfers WHERE reservation = a.decision_id),
+               (a.explanation ->> 'value_score')::float8, a.config_hash, a.run_id,
                a.submission_day, a.strategy
            FROM tasks t JOIN assignments a ON a.id = t.assignment AND a.task = t.id WHERE t.id = %s""",
         [task],
@@ -427,7 +428,7 @@ def test_a_task_that_loses_every_race_is_deferred(database: Database) -> None:
     summary = Assigner(database, raced, configuration(tokens=TOKENS, usd=0.001)).assign_day(DAY)
     assert (summary.outcomes, summary.races_lost) == ({"deferred": 1}, 3)
     assert states(database)["A"] == ("deferred", "QUOTA_EXHAUSTED")
-    assert database.fetch("SELECT outcome, model, transfers FROM assignments") == [("deferred", None, [])]
+    assert database.fetch("SELECT outcome, model FROM assignments") == [("deferred", None)]
 
 
 def test_a_task_that_another_transaction_holds_is_left_to_it(database: Database) -> None:

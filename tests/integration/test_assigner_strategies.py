@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, LiteralString
 from uuid import uuid4
 
 import psycopg
@@ -25,6 +25,7 @@ from cp_resources import assigner as assigner_module
 from cp_resources.assigner import Assigner
 from cp_resources.assignment_batches import seed_of
 from cp_resources.assignment_replay import Replay, ReplayError
+from cp_resources.assignment_store import spelled_out
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.ledger import Ledger
@@ -260,6 +261,16 @@ def test_one_task_is_decided_at_the_prices_of_the_latest_round_and_says_which(da
     ) == [(batch, "inline")]
 
 
+def explanations(database: Database, condition: LiteralString = "true") -> list[dict[str, Any]]:
+    """The stored explanations as they are read, in the order of the decisions."""
+    rows = database.fetch(
+        f"""SELECT explanation, figures, legend
+            FROM assignments LEFT JOIN assignment_batches ON assignment_batches.id = batch
+            WHERE {condition} ORDER BY assignments.id"""
+    )
+    return [spelled_out(*row) for row in rows]
+
+
 def test_the_explanation_in_words_says_what_settled_it(database: Database) -> None:
     for number in range(10):
         add_task(database, f"T{number}", 50 + number)
@@ -271,9 +282,9 @@ def test_the_explanation_in_words_says_what_settled_it(database: Database) -> No
     assert "chosen:\n  " in text
     assert "next best:" in text
     assert "a million tokens" in text
-    outbid = database.fetch("SELECT explanation FROM assignments WHERE outcome = 'deferred' LIMIT 1")
+    outbid = explanations(database, "outcome = 'deferred'")
     if outbid:
-        assert "nearest to being given:" in in_words(outbid[0][0], Reason.OUTBID)
+        assert "nearest to being given:" in in_words(outbid[0], Reason.OUTBID)
 
 
 @pytest.mark.parametrize("strategy", OBJECTIVES)
@@ -284,10 +295,14 @@ def test_stored_decisions_and_whole_rounds_are_made_again_to_the_same_plans(
         add_task(database, f"T{number}", 20 + number, input_mean=5_000 + 531 * (number % 40))
     config = market(strategy, tokens=400_000, usd=3, rate=0.1, stages=2)
     assign(database, config)
-    stored = database.fetch(
-        """SELECT task, decision_id, explanation #>> '{plan,plan}', explanation ->> 'decided_by', batch
-           FROM assignments"""
-    )
+    stored = [
+        (task, identity, explanation.get("plan", {}).get("plan"), explanation.get("decided_by"), batch)
+        for (task, identity, batch), explanation in zip(
+            database.fetch("SELECT task, decision_id, batch FROM assignments ORDER BY id"),
+            explanations(database),
+            strict=True,
+        )
+    ]
     replay = Replay(database)
     [batch] = {row[4] for row in stored}
     assert replay.round(batch) == {task: plan for task, _, plan, _, _ in stored}
@@ -309,7 +324,11 @@ def test_a_plan_of_two_stages_reserves_the_first_and_what_is_expected_of_the_sec
     for number in range(5):
         add_task(database, f"T{number}", 85)
     assign(database, market("minimize_cost", stages=2))
-    for plan, transfers in database.fetch("SELECT plan, transfers FROM assignments"):
+    stored = database.fetch(
+        """SELECT plan, array_agg(transfer_id)
+           FROM assignments JOIN quota_transfers ON reservation = decision_id GROUP BY decision_id, plan"""
+    )
+    for plan, transfers in stored:
         first = plan[0]["amounts"]
         assert Decimal(next(iter(first.values()))) in (Decimal(TOKENS), Decimal("0.3"))
         assert len(transfers) == len({account for stage in plan for account in stage["amounts"]})

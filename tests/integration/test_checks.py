@@ -23,7 +23,7 @@ from cp_core.models.registry import Tier
 from cp_definitions import defs
 from cp_resources.configuration import Configuration, load_configuration
 from cp_resources.database import Database
-from cp_resources.ledger import Ledger, Reservation, reservation_transfers
+from cp_resources.ledger import Ledger, Reservation
 from cp_resources.settings import Settings
 
 ASSETS = [
@@ -90,11 +90,10 @@ def reserve_under_two_decisions(database: Database) -> None:
         for key in keys:
             connection.execute(
                 """INSERT INTO assignments (decision_id, task, submission_day, strategy, outcome, model, funding, plan,
-                       transfers, explanation, config_hash)
-                   SELECT %s, task, submission_day, strategy, outcome, model, funding, plan, %s, explanation,
-                       config_hash
+                       explanation, config_hash)
+                   SELECT %s, task, submission_day, strategy, outcome, model, funding, plan, explanation, config_hash
                    FROM assignments WHERE id = (SELECT assignment FROM tasks WHERE id = %s)""",
-                (key, reservation_transfers(key, accounts), task),
+                (key, task),
             )
         connection.execute(
             """UPDATE tasks SET state = 'assigned', available_at = now() + interval '1 hour', state_changed_at = now(),
@@ -176,7 +175,8 @@ WRONG_ROWS: dict[str, Callable[[Database], None]] = {
     ),
     "assignments:every_assignment_is_reserved": statements(
         f"UPDATE tasks SET state = 'assigned', {LATER} WHERE {ONE}",
-        f"UPDATE assignments SET transfers = '{{}}' WHERE id = (SELECT assignment FROM tasks WHERE {ONE})",
+        f"""UPDATE assignments SET decision_id = gen_random_uuid()
+            WHERE id = (SELECT assignment FROM tasks WHERE {ONE})""",
     ),
     "assignments:no_account_is_overdrawn": statements(
         "ALTER TABLE quota_accounts DROP CONSTRAINT ck_quota_accounts_not_below_zero",

@@ -27,7 +27,7 @@ from cp_core.tasks.reasons import Reason
 from cp_resources.assigner import Assigner
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
-from cp_resources.ledger import Ledger, Reservation, Settlement
+from cp_resources.ledger import Ledger, Reservation, Settlement, reservation_transfers
 from cp_resources.planner import (
     Planner,
     PlannerTimeoutError,
@@ -131,9 +131,9 @@ def test_a_decision_is_reserved_stored_and_told_in_one_go(database: Database) ->
     assert (made.outcome, made.state, made.is_new) == (Outcome.ASSIGNED, "assigned", True)
     assert task_row(database, task)["state"] == "assigned"
     [row] = database.fetch(
-        "SELECT decision_id, path, batch, propensity, plan, transfers, strategy, config_hash FROM assignments"
+        "SELECT decision_id, path, batch, propensity, plan, strategy, config_hash FROM assignments"
     )
-    identity, path, batch, propensity, plan, transfers, strategy, config_hash = row
+    identity, path, batch, propensity, plan, strategy, config_hash = row
     assert (identity, path, batch, propensity) == (
         decision_id("A", 0, config.content_hash),
         "inline",
@@ -144,7 +144,7 @@ def test_a_decision_is_reserved_stored_and_told_in_one_go(database: Database) ->
     assert {
         transfer
         for (transfer,) in database.fetch("SELECT transfer_id FROM quota_transfers WHERE task IS NOT NULL")
-    } == set(transfers)
+    } == set(reservation_transfers(identity, {name for stage in plan for name in stage["amounts"]}))
     assert attempts(database) == [("inline", "assigned", None, 0)]
     assert database.fetch("SELECT kind FROM outbox") == [("assigned",)]
     [(event,)] = database.fetch("SELECT payload FROM events WHERE kind = 'assign.inline'")

@@ -19,6 +19,7 @@ from cp_core.scoring.columns import TASK_COLUMNS
 from cp_core.scoring.config import ScoringConfig
 from cp_core.scoring.score import SCORE_COLUMNS, score_tasks
 from cp_core.tasks.submission import extra_json, validate
+from cp_resources import scores as scores_module
 from cp_resources.configuration import load_configuration
 from cp_resources.database import Database
 from cp_resources.scores import ScoreError, ScoreStore
@@ -165,6 +166,41 @@ def test_every_factor_is_stored_and_the_queue_carries_the_score(
     assert stored == [(*row, DAY, "hash") for row in scores.itertuples(index=False, name=None)]
     assert value(database, "hotfix") == pytest.approx(78.65)
     assert value(database, "other") == scores["score"].iloc[1]
+
+
+def test_a_day_is_scored_in_portions_that_are_stored_while_the_next_are_made(
+    database: Database, store: ScoreStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scores_module, "CHUNK", 2)
+    submit(database, *(f"t{number}" for number in range(7)))
+    store.write_scores(
+        score_tasks(store.task("t3"), load_configuration(PROJECT_ROOT / "config").scoring), "earlier"
+    )
+    configuration = load_configuration(PROJECT_ROOT / "config")
+
+    assert store.score_day(DAY, configuration) == 6
+    assert store.score_day(DAY, configuration) == 0
+
+    hashes = database.fetch("SELECT config_hash, submission_day FROM task_scores ORDER BY task")
+    made = (configuration.content_hash, DAY)
+    assert hashes == [made, made, made, ("earlier", DAY), made, made, made]
+
+
+def test_scores_that_another_process_made_meanwhile_are_no_obstacle(
+    database: Database, store: ScoreStore
+) -> None:
+    submit(database, "a", "b", "c")
+    configuration = load_configuration(PROJECT_ROOT / "config")
+
+    class Overtaken(ScoreStore):
+        def unscored(self, day: date, *, after: int = 0, limit: int = 10) -> pd.DataFrame:
+            found = super().unscored(day, after=after, limit=limit)
+            if not after:
+                store.write_scores(score_tasks(store.task("b"), configuration.scoring), "the other's")
+            return found
+
+    Overtaken(database).score_day(DAY, configuration)
+    assert database.fetch("SELECT count(*) FROM task_scores") == [(3,)]
 
 
 def test_a_score_that_cannot_be_stored_stores_none_of_its_portion(

@@ -15,7 +15,7 @@ def summary_of(*tasks: dict) -> AssignmentSummary:
     models = registry()
     summary = AssignmentSummary()
     for decision in assign_tiered(frame(*tasks), models, accounts(models), AssignmentPolicy(), now=NOW):
-        summary.count(decision, models)
+        summary.count([decision], models)
     return summary
 
 

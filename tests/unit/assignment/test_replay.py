@@ -45,7 +45,7 @@ def test_what_prices_settled_follows_from_the_facts_and_the_prices(strategy):
     settled = [one for one in found.decisions if one.explanation.get("decided_by") == "prices"]
     assert len(settled) > 20
     for one in settled:
-        facts = json.loads(json.dumps(one.explanation))
+        facts = json.loads(json.dumps(dict(one.explanation)))
         assert replay_plan(facts, CATALOGUE, stored(found, strategy)) == facts["plan"]["plan"]
 
 
@@ -62,7 +62,7 @@ def test_a_whole_round_follows_from_the_facts_of_its_tasks(strategy):
             TASKS[one.task]["decision_id"],
             one.reason,
             None,
-            json.loads(json.dumps(one.explanation)),
+            json.loads(json.dumps(dict(one.explanation))),
         )
         for one in found.decisions
     ]

@@ -49,7 +49,7 @@ def test_decisions_are_counted_by_outcome_reason_and_model():
     models, seen = registry(), telemetry()
     tasks = frame(task(1, 95), task(2, 50), task(3, 96, domain="astrology"))
     for decision in assign_tiered(tasks, models, accounts(models), AssignmentPolicy(), now=NOW):
-        seen.count(decision, models)
+        seen.count([decision], models)
     assert seen.outcomes == {"assigned": 2, "rejected": 1}
     assert seen.reasons == {"NO_ELIGIBLE_PLAN": 1}
     assert seen.models == {"opus": 1, "terra": 1}
