@@ -153,8 +153,12 @@ class _Progress:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + PROGRESS_SECONDS
+        eta = "" if summary.eta_seconds is None else f", about {summary.eta_seconds:,.0f} s left"
+        states = ", ".join(f"{count:,} {state}" for state, count in sorted(summary.moved_to.items()))
         self._log.info(
-            f"{summary.attempts:,} attempts, {summary.succeeded:,} tasks done, {summary.cost_usd:.4f} USD"
+            f"{summary.attempts:,} attempts in {summary.seconds:,.0f} s "
+            f"({60 * summary.attempts / max(summary.seconds, 1):,.0f} a minute), {summary.cost_usd:.4f} USD; "
+            f"tasks went to: {states}; {sum(summary.open.values()):,} were open{eta}"
         )
 
 

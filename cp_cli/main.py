@@ -38,6 +38,7 @@ COMMANDS = {
     "quota": Command("cp_cli.quota:quota", "Show what remains of every subscription window and budget."),
     "ledger": Command("cp_cli.ledger:app", "Verify the quota ledger."),
     "notices": Command("cp_cli.notices:notices", "Show which notices wait or failed, and deliver them."),
+    "watch": Command("cp_cli.watch:watch", "Show how far the work is, second by second."),
     "report": Command("cp_cli.report:report", "Show what some days came to."),
     "cancel": Command("cp_cli.cancel:cancel", "Cancel tasks, a day, a batch, a run, a model's, or all."),
     "feedback": Command("cp_cli.feedback:feedback", "Add evidence from CI or a review to a task's work."),

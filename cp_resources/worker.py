@@ -31,7 +31,7 @@ from cp_core.execution.breaker import Signal, signal_of
 from cp_core.execution.outcome import AttemptResult, NextStep
 from cp_core.execution.retry import retry_delay
 from cp_core.tasks.reasons import Reason
-from cp_core.tasks.states import TaskState
+from cp_core.tasks.states import FINAL_STATES, TaskState
 from cp_resources import breakers
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database, DatabaseUnavailableError
@@ -39,6 +39,7 @@ from cp_resources.executions import ClaimedTask, ExecutionStore, Finished, OpenT
 from cp_resources.health import start_up
 from cp_resources.ledger import Ledger
 from cp_resources.log import logger
+from cp_resources.progress import DrainLog
 from cp_resources.providers.endpoint import require_keys
 from cp_resources.request_log import kept_by, request_log
 from cp_resources.settings import Settings
@@ -55,6 +56,10 @@ SWEEP_EVERY_SECONDS = 5.0
 LOOK_AGAIN_SECONDS = 1.0
 """How often a worker that can claim nothing looks again."""
 REPORT_EVERY_SECONDS = 1.0
+TELL_EVERY_SECONDS = 2.0
+"""How often a drain says in table drains that it lives, and how far it is."""
+COUNT_EVERY_SECONDS = 10.0
+"""How often it counts what is left of its day."""
 CALLED_OFF_EVERY_SECONDS = 1.0
 """How often a worker asks whether a task that it holds is to be cancelled."""
 DATABASE_PAUSES_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -83,7 +88,8 @@ class DrainSummary:
         escalated: attempts that led to the next stage of their plan.
         late: attempts whose lease had been lost by the time they ended.
         cost_usd: list price of all attempts; billed against budgets is only part of it.
-        open: unfinished tasks of the day at the end, by state.
+        seconds: since it began.
+        open: unfinished tasks of the day when they were last counted, by state.
     """
 
     attempts: int = 0
@@ -103,6 +109,25 @@ class DrainSummary:
     def succeeded(self) -> int:
         """Tasks that this drain brought to success."""
         return self.moved_to[TaskState.SUCCEEDED]
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Until the open tasks are over at the rate so far; None while none has ended."""
+        over = sum(self.moved_to[state] for state in FINAL_STATES)
+        return self.seconds / over * sum(self.open.values()) if over else None
+
+    def figures(self) -> dict[str, int | Decimal]:
+        """What table drains holds of it."""
+        return {
+            "attempts": self.attempts,
+            "succeeded": self.succeeded,
+            "failed": self.moved_to[TaskState.FAILED] + self.moved_to[TaskState.DEAD],
+            "cancelled": self.moved_to[TaskState.CANCELLED],
+            "late": self.late,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "cost_usd": self.cost_usd,
+        }
 
     def count(self, finished: Finished, step: NextStep | None) -> None:
         """Add one recorded attempt."""
@@ -137,7 +162,8 @@ def drain(
     """Execute the tasks submitted on `day` until all are final, none can move, or the time budget ends.
 
     On SIGTERM or SIGINT nothing more is claimed, calls in flight have `execution.drain_seconds` to end,
-    leases are given back, and then the signal goes on to whoever handled it before.
+    leases are given back, and then the signal goes on to whoever handled it before. A second signal cuts the
+    calls off at once.
 
     Args:
         worker_name: beginning of the lease owner's name; it is made unique.
@@ -160,7 +186,8 @@ def drain(
             )
         async with WorkersByProvider(configuration.registry, policy, settings) as kind:
             owner = f"{worker_name}-{uuid4().hex[:8]}"
-            worker = _Drain(store, kind, configuration, day, owner, run_id, on_progress, assign_again)
+            told = DrainLog(database, owner, day, run_id)
+            worker = _Drain(store, kind, configuration, day, owner, run_id, on_progress, assign_again, told)
             with (
                 kept_by(request_log(settings.home, configuration.policies.request_log)),
                 worker.stopped_by_signals(),
@@ -208,8 +235,11 @@ class _Drain:
         run_id: str | None,
         on_progress: Callable[[DrainSummary], None] | None,
         assign_again: Callable[[], object] | None,
+        told: DrainLog,
     ) -> None:
         self.stop_signal: int | None = None
+        self._told = told
+        self._hurry = asyncio.Event()  # told to stop twice
         self._store = store
         self._kind = kind
         self._registry = configuration.registry
@@ -240,10 +270,13 @@ class _Drain:
         self._swept_at = self._assigned_at = self._reported_at = float("-inf")
         self._random = random.Random()  # noqa: S311  (jitter, not a secret)
         self._summary = DrainSummary()
+        self._started = time.monotonic()
 
     async def run(self, seconds: float) -> DrainSummary:
         """Drain for at most `seconds`, then wind down."""
-        started = time.monotonic()
+        self._started = started = time.monotonic()
+        await self._tell()
+        teller = self._in_background(self._keep_telling())
         recorder = self._in_background(self._record_results())
         heart = self._in_background(self._renew_leases())
         ear = self._in_background(self._follow_cancelling())
@@ -256,10 +289,10 @@ class _Drain:
         finally:
             heart.cancel()
             ear.cancel()
-        open_tasks = await self._call(self._store.open_tasks, self._day)
-        self._summary.open = {str(state): tasks.count for state, tasks in open_tasks.items()}
-        self._summary.seconds = time.monotonic() - started
+            teller.cancel()
+        await self._count_open()
         self._report(at_once=True)
+        await self._tell(self._summary.ended)
         return self._summary
 
     @contextmanager
@@ -281,6 +314,8 @@ class _Drain:
 
     def _stop(self, number: int) -> None:
         self._log.info("stopping", signal=signal.Signals(number).name, held=len(self._held))
+        if self.stop_signal is not None:
+            self._hurry.set()
         self.stop_signal = number
         self._changed.set()
 
@@ -532,7 +567,7 @@ class _Drain:
         await self._give_back(unbegun)
         in_flight = [held.attempt for held in self._held.values() if held.attempt and not held.ended]
         if in_flight:
-            await asyncio.wait(in_flight, timeout=patience)
+            await self._until_ended(in_flight, patience)
         cut_off = [held for held in self._held.values() if not held.ended]
         await _cancel(cut_off)
         self._closing = True
@@ -544,9 +579,33 @@ class _Drain:
         if unbegun or cut_off:
             self._log.info("leases given back", not_begun=len(unbegun), cut_off=len(cut_off))
 
+    async def _until_ended(self, attempts: Sequence[asyncio.Task[None]], patience: float) -> None:
+        """Wait until all have ended, `patience` seconds at most, and no longer than until a second signal."""
+        waits = [asyncio.create_task(asyncio.wait(attempts)), asyncio.create_task(self._hurry.wait())]
+        await asyncio.wait(waits, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    async def _keep_telling(self) -> None:
+        counted_at = float("-inf")
+        while True:
+            if time.monotonic() - counted_at >= COUNT_EVERY_SECONDS:
+                await self._count_open()
+                counted_at = time.monotonic()
+            await asyncio.sleep(TELL_EVERY_SECONDS)
+            await self._tell()
+
+    async def _tell(self, ended: str | None = None) -> None:
+        await self._call(self._told.tell, {**self._summary.figures(), "held": len(self._held)}, ended)
+
+    async def _count_open(self) -> None:
+        open_tasks = await self._call(self._store.open_tasks, self._day)
+        self._summary.open = {str(state): tasks.count for state, tasks in open_tasks.items()}
+
     async def _wind_down_after_failure(self, recorder: asyncio.Task[None]) -> None:
         try:
             await self._wind_down(recorder, 0.0)
+            await self._tell("failed")
         except (psycopg.Error, DatabaseUnavailableError) as error:
             self._log.warning("leases could not be given back; they will run out", error=type(error).__name__)
 
@@ -582,6 +641,7 @@ class _Drain:
             self._changed.set()
 
     def _report(self, *, at_once: bool = False) -> None:
+        self._summary.seconds = time.monotonic() - self._started
         if self._on_progress and (at_once or time.monotonic() - self._reported_at >= REPORT_EVERY_SECONDS):
             self._reported_at = time.monotonic()
             self._on_progress(self._summary)

@@ -448,3 +448,27 @@ def test_a_signal_ends_the_drain_with_every_lease_given_back(
     assert sorted(database.fetch("SELECT state FROM executions")) == [("lost",), ("succeeded",)]
     assert database.fetch("SELECT count(*) FROM tasks WHERE lease_owner IS NOT NULL") == [(0,)]
     assert ledger.verify().balanced
+
+
+def test_a_second_signal_cuts_the_calls_off_at_once(
+    database: Database, ledger: Ledger, database_url: str
+) -> None:
+    add_assigned(database, ledger, 2, "mini")
+    patient = DRAIN_IN_A_PROCESS.replace("drain_seconds=3", "drain_seconds=600")
+
+    with StubProvider(lambda _: Reply(delay=600)) as provider:
+        child = subprocess.Popen(
+            [sys.executable, "-c", patient, database_url, provider.url, str(Path(__file__).parent)],
+            stderr=subprocess.DEVNULL,
+            env={**os.environ},
+        )
+        wait_for(lambda: len(provider.calls) == 2)
+        child.send_signal(signal.SIGTERM)
+        time.sleep(0.5)  # two signals at once would be heard as one
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(30) == -signal.SIGTERM
+
+    assert states(database) == {"assigned": 2}
+    assert database.fetch("SELECT state FROM executions") == [("lost",)] * 2
+    assert database.fetch("SELECT ended FROM drains") == [("stopped",)]
+    assert ledger.verify().balanced
