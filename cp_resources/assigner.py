@@ -21,15 +21,18 @@ from uuid import UUID
 
 import psycopg
 
+from cp_core.assignment.batch import prepare
+from cp_core.assignment.capacity import Capacity
 from cp_core.assignment.decision import Decision, Outcome, reservation_key
 from cp_core.assignment.market import Catalogue
 from cp_core.assignment.optimal import Round, assign_optimal
 from cp_core.assignment.policy import PACED
+from cp_core.assignment.quotes import quotes_after
 from cp_core.assignment.retry import Step
 from cp_core.assignment.strategies import Strategy
 from cp_core.assignment.summary import AssignmentSummary
 from cp_core.assignment.telemetry import SUMMARY_EVENT, AssignmentTelemetry
-from cp_core.assignment.tiered import assign_tiered
+from cp_core.assignment.tiered import serve
 from cp_core.quota.account import Account
 from cp_core.tasks.reasons import Reason
 from cp_resources.assignment_attempts import follow, steps_after
@@ -37,7 +40,7 @@ from cp_resources.assignment_batches import AssignmentBatches, Prices, seed_of
 from cp_resources.assignment_store import AssignmentStore, Facts, Stamp
 from cp_resources.breakers import BreakerStore
 from cp_resources.configuration import Configuration
-from cp_resources.database import Database
+from cp_resources.database import Database, statements
 from cp_resources.ledger import Ledger, Reservation
 from cp_resources.outbox import Outbox, notices_about
 
@@ -50,7 +53,6 @@ _MOST_AT_ONCE = 100_000
 _CHUNK = 5_000  # decisions of the solver that are stored in one transaction, at least
 _WRITERS = 3  # transactions at once: more of them only wait for this process
 _MOST_THREADS = 4
-_QUERIES_A_CHUNK = 8
 
 
 class Assigner:
@@ -141,7 +143,7 @@ class Assigner:
             facts = self._store.read(connection, due, started, self._configuration.content_hash)
             busy = self._store.busy(connection, self._policies.fairness.workspace_caps)
             left_alone = self._breakers.unavailable(connection)
-            telemetry.queries += 3
+            telemetry.queries += statements(connection)
         if not facts:
             return telemetry.summary
         strategy, config_hash = self._policy.strategy, self._configuration.content_hash
@@ -150,7 +152,7 @@ class Assigner:
         accounts = self._ledger.accounts()
         with telemetry.step("decide", time.monotonic):
             found = self._solve(facts, accounts, seed, start, busy, left_alone)
-        telemetry.queries += 4
+        telemetry.queries += 3  # the latest prices, the decisions before, the accounts
         telemetry.considered, telemetry.pruned = found.considered, Counter(found.pruned)
         telemetry.objective, telemetry.bound = found.objective, found.bound
         telemetry.profile(
@@ -164,10 +166,12 @@ class Assigner:
                 strategy=strategy,
                 seed=seed,
                 start=start,
+                quotes=quotes_after(found.prices, len(facts), accounts, start.quotes, facts.now),
                 config_hash=config_hash,
                 run_id=run_id,
                 seconds=sum(telemetry.seconds.values()),
             )
+            telemetry.queries += statements(connection)
         stamp = self._stamp("batch", run_id, batch)
         try:
             with telemetry.step("store", time.monotonic):
@@ -214,16 +218,17 @@ class Assigner:
         size = max(self._policy.batch_size, _CHUNK)
         chunks = [decisions[first : first + size] for first in range(0, len(decisions), size)]
 
-        def store(chunk: Sequence[Decision]) -> tuple[list[Decision], set[int]]:
+        def store(chunk: Sequence[Decision]) -> tuple[list[Decision], set[int], int]:
             with self._database.transaction() as connection:
                 rows = [facts.rows[decision.task] for decision in chunk]
                 unchanged = self._store.lock_unchanged(connection, rows)
                 held = [decision for decision in chunk if decision.task in unchanged]
-                return self._commit(connection, facts, held, races, stamp)
+                held, outrun = self._commit(connection, facts, held, races, stamp)
+                return held, outrun, statements(connection)
 
         with ThreadPoolExecutor(_WRITERS) as writers:
-            for held, outrun in writers.map(store, chunks):
-                telemetry.queries += _QUERIES_A_CHUNK
+            for held, outrun, queries in writers.map(store, chunks):
+                telemetry.queries += queries
                 telemetry.tasks += len(held) + len(outrun)
                 telemetry.summary.races_lost += len(outrun)
                 telemetry.count(held, self._registry)
@@ -249,10 +254,10 @@ class Assigner:
                 busy = self._store.busy(connection, self._policies.fairness.workspace_caps)
                 left_alone = self._breakers.unavailable(connection)
             with telemetry.step("decide", time.monotonic):
-                decisions = self._decide(facts, accounts, busy, left_alone)
+                decisions = self._decide(facts, accounts, busy, left_alone, telemetry)
             with telemetry.step("store", time.monotonic):
                 held, outrun = self._commit(connection, facts, decisions, races, stamp)
-            telemetry.queries += _QUERIES_A_CHUNK + 3
+            telemetry.queries += 1 + statements(connection)  # the accounts were read before
             telemetry.tasks = len(facts)
             telemetry.summary.races_lost = len(outrun)
             telemetry.count(held, self._registry)
@@ -267,18 +272,22 @@ class Assigner:
         accounts: Sequence[Account],
         busy: Mapping[str, int],
         left_alone: Collection[str],
+        telemetry: AssignmentTelemetry,
     ) -> list[Decision]:
         if not len(facts):
             return []
-        return assign_tiered(
+        capacity = Capacity(accounts)
+        batch = prepare(
             facts.frame(),
-            self._registry,
-            accounts,
+            self._catalogue.options,
+            capacity,
             self._policy,
             now=facts.now,
             open_breakers=left_alone,
-            rooms=self._policies.fairness.rooms(busy),
         )
+        telemetry.considered += batch.eligible.codes.size
+        telemetry.pruned.update(batch.eligible.pruned())
+        return serve(batch, capacity, self._policies.fairness.rooms(busy))
 
     def _commit(
         self,

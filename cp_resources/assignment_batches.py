@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
-from datetime import date
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import date, datetime
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
@@ -12,15 +13,26 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from cp_core.assignment.optimal import Round
+from cp_core.assignment.quotes import Quote
 from cp_resources.database import Database
+
+QUOTED: LiteralString = (
+    "coalesce((SELECT jsonb_object_agg(key, value -> 'price') FROM jsonb_each(b.quotes)), b.prices)"
+)
+"""SQL: the prices, by account, that hold for tasks decided alone after round `b` of assignment_batches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Prices of the accounts, and the batch that found them; none before the first batch."""
+    """Prices of the accounts, and the batch that found them; none before the first batch.
+
+    Attributes:
+        quotes: what holds for tasks that come alone until the next round, see `cp_core.assignment.quotes`.
+    """
 
     by_account: dict[str, float]
     batch: UUID | None = None
+    quotes: dict[str, Quote] = field(default_factory=dict)
 
 
 class AssignmentBatches:
@@ -32,7 +44,10 @@ class AssignmentBatches:
     def latest(self, strategy: str, config_hash: str) -> Prices:
         """Prices of the latest round under one configuration and strategy."""
         found = self._database.fetch(_LATEST, [strategy, config_hash])
-        return Prices(found[0][1], found[0][0]) if found else Prices({})
+        if not found:
+            return Prices({})
+        [(batch, prices, quotes)] = found
+        return Prices(prices, batch, {name: _quote(**quote) for name, quote in (quotes or {}).items()})
 
     def add(
         self,
@@ -43,6 +58,7 @@ class AssignmentBatches:
         strategy: str,
         seed: int,
         start: Prices,
+        quotes: Mapping[str, Quote],
         config_hash: str,
         run_id: str | None,
         seconds: float,
@@ -66,6 +82,7 @@ class AssignmentBatches:
             "evaluations": round.evaluations,
             "seconds": seconds,
             "prices": Jsonb(round.prices),
+            "quotes": Jsonb({name: _quote_json(quote) for name, quote in quotes.items()}),
             "available": Jsonb(round.available),
             "lapsing": Jsonb(round.lapsing),
             "forecast": Jsonb(asdict(round.forecast) if round.forecast else {}),
@@ -92,19 +109,27 @@ def seed_of(day: date, decisions: int) -> int:
     return int.from_bytes(digest[:7], "big")  # fits a signed bigint
 
 
+def _quote(price: float, tasks: int, until: str) -> Quote:
+    return Quote(price, tasks, datetime.fromisoformat(until))
+
+
+def _quote_json(quote: Quote) -> dict[str, Any]:
+    return {"price": quote.price, "tasks": quote.tasks, "until": quote.until.isoformat()}
+
+
 _LATEST: LiteralString = """
-SELECT id, prices FROM cp.assignment_batches WHERE strategy = %s AND config_hash = %s
+SELECT id, prices, quotes FROM cp.assignment_batches WHERE strategy = %s AND config_hash = %s
 ORDER BY decided_at DESC LIMIT 1
 """
 
 _ADD: LiteralString = """
 INSERT INTO cp.assignment_batches (
     id, submission_day, strategy, seed, started_from, tasks, assigned, objective, bound, gap, evaluations, seconds,
-    prices, available, lapsing, forecast, alternatives, pruned, considered, legend, config_hash, run_id
+    prices, quotes, available, lapsing, forecast, alternatives, pruned, considered, legend, config_hash, run_id
 )
 VALUES (
     %(id)s, %(day)s, %(strategy)s, %(seed)s, %(started_from)s, %(tasks)s, %(assigned)s, %(objective)s, %(bound)s,
-    %(gap)s, %(evaluations)s, %(seconds)s, %(prices)s, %(available)s, %(lapsing)s, %(forecast)s, %(alternatives)s,
-    %(pruned)s, %(considered)s, %(legend)s, %(config_hash)s, %(run_id)s
+    %(gap)s, %(evaluations)s, %(seconds)s, %(prices)s, %(quotes)s, %(available)s, %(lapsing)s, %(forecast)s,
+    %(alternatives)s, %(pruned)s, %(considered)s, %(legend)s, %(config_hash)s, %(run_id)s
 )
 """

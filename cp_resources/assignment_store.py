@@ -27,6 +27,7 @@ from cp_core.tasks.reasons import OF_THE_ACCOUNT, TRANSIENT, Reason
 from cp_core.tasks.states import TaskState, require_legal
 from cp_resources import arrays
 from cp_resources.assignment_attempts import relaxation
+from cp_resources.assignment_batches import QUOTED
 from cp_resources.database import Database
 
 Row = Any
@@ -517,9 +518,9 @@ WHERE t.id = r.task AND t.state = r.state_before AND t.id = ANY(%(tasks)s::bigin
 """
 
 # The prices of a batch are stored with the batch, and are part of what explains its decisions.
-_STANDING: LiteralString = """
+_STANDING: LiteralString = f"""
 SELECT t.state, a.outcome, a.reason, a.plan, a.expected_cost_usd, a.explanation, a.figures, a.config_hash,
-    t.stage::int, b.legend, b.prices
+    t.stage::int, b.legend, CASE WHEN a.path = 'batch' THEN b.prices ELSE {QUOTED} END AS prices
 FROM cp.tasks t
 JOIN cp.assignments a ON a.task = t.id
 LEFT JOIN cp.assignment_batches b ON b.id = a.batch

@@ -33,6 +33,7 @@ from cp_core.tasks.reasons import Reason
 from cp_core.tasks.states import TaskState
 from cp_resources import assignment_attempts as attempts
 from cp_resources.assignment_attempts import Attempt
+from cp_resources.assignment_batches import QUOTED
 from cp_resources.assignment_store import AssignmentStore, Facts, Moved, Stamp
 from cp_resources.breakers import NOT_TO_BE_GIVEN, models_of, not_to_be_given_parameters
 from cp_resources.configuration import Configuration
@@ -599,7 +600,7 @@ SELECT t.id, t.state, s.task IS NOT NULL AS is_scored, latest.id AS batch, lates
 FROM cp.tasks t
 LEFT JOIN cp.task_scores s ON s.task = t.id
 LEFT JOIN LATERAL (
-    SELECT b.id, b.prices FROM cp.assignment_batches b
+    SELECT b.id, {QUOTED} AS prices FROM cp.assignment_batches b
     WHERE b.strategy = %%(strategy)s AND b.config_hash = %%(config_hash)s
     ORDER BY b.decided_at DESC LIMIT 1
 ) AS latest ON true

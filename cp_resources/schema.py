@@ -320,6 +320,7 @@ assignment_batches = Table(
     Column("evaluations", Integer, nullable=False, comment="passes of the solver over the batch"),
     Column("seconds", Double, nullable=False),
     Column("prices", JSONB, nullable=False, comment="value points of one more unit, by account"),
+    Column("quotes", JSONB, comment="prices for tasks decided alone until the next round, by account"),
     Column("available", JSONB, nullable=False, comment="what each account held before, by account"),
     Column("lapsing", JSONB, nullable=False, comment="how near each account's window was to its end, 0 to 1"),
     Column("forecast", JSONB, nullable=False, comment="what the assignment is expected to come to"),

@@ -48,6 +48,11 @@ class Eligibility:
     codes: NDArray[np.int8]
     codes_in_any_tier: NDArray[np.int8]
 
+    def pruned(self) -> dict[str, int]:
+        """How many pairs of task and option were ruled out, by reason."""
+        counts = np.bincount(self.codes.ravel(), minlength=len(CODES)).tolist()
+        return {str(CODES[code]): count for code, count in enumerate(counts) if count and code != ELIGIBLE}
+
 
 def standing_reasons(tasks: Columns, policy: AssignmentPolicy, now: datetime) -> NDArray[np.object_]:
     """Why a task is not to be decided now, whatever the options: (n,) of `Reason` or None.

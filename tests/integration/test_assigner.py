@@ -438,3 +438,26 @@ def test_a_task_that_another_transaction_holds_is_left_to_it(database: Database)
         other.execute("SELECT 1 FROM cp.tasks WHERE task_id = 'A' FOR UPDATE")
         assert assigner(database).assign_day(DAY).decided == 1
     assert states(database) == {"A": ("queued", None), "B": ("assigned", None)}
+
+
+@pytest.mark.parametrize("ended", ["dead", "failed", "cancelled"])
+def test_a_task_that_is_sent_back_may_be_tried_as_often_as_a_new_one(database: Database, ended: str) -> None:
+    task = add_task(database, "A", 95)
+    with database.transaction() as connection:
+        connection.execute(
+            "UPDATE tasks SET state = %s, assignment_attempts_left = 0 WHERE id = %s", (ended, task)
+        )
+        connection.execute("UPDATE tasks SET state = 'queued' WHERE id = %s", (task,))
+    assert database.fetch("SELECT assignment_attempts_left FROM tasks") == [(3,)]
+
+
+def test_the_summary_of_a_batch_counts_pairs_and_statements(database: Database) -> None:
+    config = configuration(tokens=10 * TOKENS)
+    add_task(database, "A", 95)
+    add_task(database, "B", 30)
+    assigner(database, config).assign_day(DAY)
+    [(event,)] = database.fetch("SELECT payload FROM events WHERE kind = 'assign.summary'")
+    options = sum(len(config.registry.fundings(model)) for model in config.registry.models)
+    assert event["considered"] == 2 * options
+    assert 0 < sum(event["pruned"].values()) < event["considered"]
+    assert event["queries"] > 5

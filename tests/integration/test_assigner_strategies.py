@@ -23,7 +23,7 @@ from cp_core.policy.policies import Policies
 from cp_core.tasks.reasons import Reason
 from cp_resources import assigner as assigner_module
 from cp_resources.assigner import Assigner
-from cp_resources.assignment_batches import seed_of
+from cp_resources.assignment_batches import AssignmentBatches, Prices, seed_of
 from cp_resources.assignment_replay import Replay, ReplayError
 from cp_resources.assignment_store import spelled_out
 from cp_resources.configuration import Configuration
@@ -309,6 +309,36 @@ def test_stored_decisions_and_whole_rounds_are_made_again_to_the_same_plans(
     settled = [(identity, plan) for _, identity, plan, by, _ in stored if by == "prices"]
     assert settled
     assert [replay.plan(identity) for identity, _ in settled] == [plan for _, plan in settled]
+
+
+def test_a_small_late_round_does_not_undo_the_prices_that_the_day_found(database: Database) -> None:
+    for number in range(40):
+        add_task(database, f"T{number}", 20 + number)
+    config = market(tokens=20 * TOKENS, usd=0.0001)
+    assign(database, config)
+    found = latest_prices(database, config)
+    assert found.by_account["claude-max/weekly"] > 0
+    with database.transaction() as connection:  # nothing is scarce for who comes late
+        connection.execute(
+            "UPDATE quota_accounts SET credits_posted = credits_posted + 1e7 WHERE account = 'claude-max/weekly'"
+        )
+    add_task(database, "late", 60)
+    assign(database, config)
+    late = latest_prices(database, config)
+    assert late.batch != found.batch
+    assert late.by_account["claude-max/weekly"] == 0
+    quote, before = late.quotes["claude-max/weekly"], found.quotes["claude-max/weekly"]
+    assert (quote.tasks, quote.until) == (before.tasks + late_tasks(database), before.until)
+    assert quote.price == pytest.approx(before.price * before.tasks / quote.tasks)
+
+
+def latest_prices(database: Database, config: Configuration) -> Prices:
+    return AssignmentBatches(database).latest("maximize_value", config.content_hash)
+
+
+def late_tasks(database: Database) -> int:
+    [(tasks,)] = database.fetch("SELECT tasks FROM assignment_batches ORDER BY decided_at DESC LIMIT 1")
+    return int(tasks)
 
 
 def test_what_is_not_stored_cannot_be_made_again(database: Database) -> None:
