@@ -2,7 +2,7 @@
 
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dagster import (
     AssetCheckSeverity,
@@ -23,6 +23,7 @@ from cp_resources.database import Database
 from cp_resources.settings import Settings
 
 if TYPE_CHECKING:
+    from cp_core.execution.prompt_cache import CacheSummary
     from cp_resources.worker import DrainSummary
 
 PROGRESS_SECONDS = 10
@@ -133,6 +134,7 @@ def execution_outcomes(
                 database.fetch(_BY_STAGE, [day]),
             ),
             "escalated in this run": summary.escalated,
+            **_prompt_cache(summary.cache),
             "successes by model": bars(
                 {model: succeeded for model, _, succeeded, *_ in by_model},
                 title="Successful attempts by model",
@@ -140,6 +142,27 @@ def execution_outcomes(
             ),
         }
     )
+
+
+def _prompt_cache(cache: "CacheSummary") -> dict[str, Any]:
+    """What prompt caching came to in this run."""
+    return {
+        "prompt cache": table(
+            ["", "in this run"],
+            [
+                ("tokens read", cache.read_tokens),
+                ("tokens written", cache.written_tokens),
+                ("USD saved, at list price", round(cache.saved_usd, 6)),
+                ("USD paid more for writing, at list price", round(cache.surcharge_usd, 6)),
+                ("calls that went first with a prefix", cache.primed),
+                ("calls that waited for one", cache.waited),
+            ],
+        ),
+        "prompts not cached: what they share is too short": table(
+            ["model", "shared tokens", "minimum"],
+            [(model, prefix.tokens, prefix.minimum) for model, prefix in sorted(cache.too_short.items())],
+        ),
+    }
 
 
 class _Progress:

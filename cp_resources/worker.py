@@ -29,6 +29,7 @@ from structlog.contextvars import bind_contextvars
 
 from cp_core.execution.breaker import Signal, signal_of
 from cp_core.execution.outcome import AttemptResult, NextStep
+from cp_core.execution.prompt_cache import CacheSummary
 from cp_core.execution.retry import retry_delay
 from cp_core.tasks.reasons import Reason
 from cp_core.tasks.states import FINAL_STATES, TaskState
@@ -87,6 +88,7 @@ class DrainSummary:
         failures: attempts by reason.
         escalated: attempts that led to the next stage of their plan.
         late: attempts whose lease had been lost by the time they ended.
+        cache: what prompt caching came to.
         cost_usd: list price of all attempts; billed against budgets is only part of it.
         seconds: since it began.
         open: unfinished tasks of the day when they were last counted, by state.
@@ -100,6 +102,7 @@ class DrainSummary:
     input_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    cache: CacheSummary = field(default_factory=CacheSummary)
     cost_usd: Decimal = Decimal(0)
     seconds: float = 0.0
     ended: Ended | None = None
@@ -178,13 +181,12 @@ def drain(
     store = ExecutionStore(database, ledger, configuration)
 
     async def work() -> tuple[DrainSummary, int | None]:
-        policy = configuration.policies.execution
         bind_contextvars(day=str(day), run=run_id)
         for finding in await asyncio.to_thread(start_up, database, settings):
             logger(__name__).warning(
                 "start-up check", check=finding.check, found=finding.found, todo=finding.todo
             )
-        async with WorkersByProvider(configuration.registry, policy, settings) as kind:
+        async with WorkersByProvider(configuration.registry, configuration.policies, settings) as kind:
             owner = f"{worker_name}-{uuid4().hex[:8]}"
             told = DrainLog(database, owner, day, run_id)
             worker = _Drain(store, kind, configuration, day, owner, run_id, on_progress, assign_again, told)
@@ -291,6 +293,7 @@ class _Drain:
             ear.cancel()
             teller.cancel()
         await self._count_open()
+        self._tell_of_short_prefixes()
         self._report(at_once=True)
         await self._tell(self._summary.ended)
         return self._summary
@@ -506,6 +509,8 @@ class _Drain:
             self._shut.subtract(self._shut_by(finished.claimed, finished.result))
             self._held.pop(held.claimed.execution, None)
             self._summary.count(finished, step)
+            model = self._registry.model(finished.claimed.model)
+            self._summary.cache.count(model, finished.result.usage, finished.result.prefix_use)
             self._log_attempt(finished, step)
         self._may_assign = True
         self._changed.set()
@@ -639,6 +644,16 @@ class _Drain:
         if not task.cancelled() and task.exception():
             self._failure = task.exception()
             self._changed.set()
+
+    def _tell_of_short_prefixes(self) -> None:
+        """Say once, of each model, that its provider caches no prompt because what prompts share is too short."""
+        for model, prefix in sorted(self._summary.cache.too_short.items()):
+            self._log.info(
+                "prompts are not cached: what they share is shorter than the provider's minimum",
+                model=model,
+                shared_tokens=prefix.tokens,
+                minimum=prefix.minimum,
+            )
 
     def _report(self, *, at_once: bool = False) -> None:
         self._summary.seconds = time.monotonic() - self._started

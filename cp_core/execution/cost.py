@@ -67,7 +67,7 @@ def parse_usage(wire: Wire, usage: Mapping[str, Any]) -> Usage:
 def usage_by_length(prompt: Prompt, answer: str) -> Usage:
     """A guess that errs on the high side, for where usage is not reported."""
     return Usage(
-        input_tokens=(len(prompt.system) + len(prompt.user)) // CHARACTERS_PER_TOKEN,
+        input_tokens=prompt.characters // CHARACTERS_PER_TOKEN,
         output_tokens=len(answer) // CHARACTERS_PER_TOKEN,
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from cp_core.execution.cost import NO_USAGE, Usage
 from cp_core.execution.evidence import evidence_record, parse_evidence
+from cp_core.execution.prompt_cache import PrefixUse
 from cp_core.execution.quality import quality_score
 from cp_core.tasks.reasons import TRANSIENT, Reason
 from cp_core.tasks.states import TaskState
@@ -24,6 +25,7 @@ class AttemptResult:
         evidence: what is stored beside the quality; None when there was no answer to judge.
         error: what the provider said, scrubbed.
         retry_after: seconds the provider asked to wait.
+        prefix_use: how it used the provider's prompt cache; None where that was not tried.
     """
 
     reason: Reason | None
@@ -37,6 +39,7 @@ class AttemptResult:
     request_id: str | None = None
     latency_ms: float | None = None
     retry_after: float | None = None
+    prefix_use: PrefixUse | None = None
 
 
 @dataclass(frozen=True, slots=True)

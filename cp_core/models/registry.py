@@ -208,6 +208,7 @@ class Model(_Declared):
         family: models of one maker and line, such as `claude`.
         cached_input_usd_per_million: a token read from the prompt cache; by default as an input token.
         cache_write_usd_per_million: a token written to the prompt cache; by default as an input token.
+        cache_minimum_tokens: shortest beginning of a prompt that the provider's prompt cache holds.
         context_window: most input tokens of one call.
         capability: prior probability, per domain, that an ordinary task of the domain comes out well.
         max_concurrency: most calls at once.
@@ -223,6 +224,7 @@ class Model(_Declared):
     cached_input_usd_per_million: UsdPerMillion
     cache_write_usd_per_million: UsdPerMillion
     output_usd_per_million: UsdPerMillion
+    cache_minimum_tokens: StrictInt = Field(default=1024, gt=0)
     context_window: StrictInt = Field(gt=0)
     max_output_tokens: StrictInt = Field(gt=0)
     capability: dict[Domain, Share]

@@ -14,6 +14,7 @@ from cp_core.assignment.retry import AssignmentRetryPolicy
 from cp_core.assignment.strategies import ObjectivePolicy
 from cp_core.execution.breaker import BreakerPolicy
 from cp_core.execution.policy import ExecutionPolicy
+from cp_core.execution.prompt import PromptPolicy
 from cp_core.execution.request_log import RequestLogPolicy
 from cp_core.policy.notices import NoticePolicy
 
@@ -40,6 +41,11 @@ class Flags(BaseModel):
         alias="DEBUG_CAPACITY_PROFILING",
         description="Whether telemetry carries counters of every search.",
     )
+    prompt_caching: bool = Field(
+        default=True,
+        alias="feat.execution.prompt_caching",
+        description="Whether prompts are marked for providers' caches, and one call goes first to fill them.",
+    )
 
 
 class Policies(BaseModel):
@@ -57,6 +63,7 @@ class Policies(BaseModel):
     assignment_retry: AssignmentRetryPolicy = AssignmentRetryPolicy()
     execution: ExecutionPolicy = ExecutionPolicy()
     breaker: BreakerPolicy = BreakerPolicy()
+    prompt: PromptPolicy = PromptPolicy()
     request_log: RequestLogPolicy = RequestLogPolicy()
     notices: NoticePolicy = NoticePolicy()
     flags: Flags = Flags()

@@ -50,7 +50,7 @@ class AnthropicMessagesClient:
             {
                 "model": request.api_model,
                 "max_tokens": request.max_output_tokens,
-                "system": request.prompt.system,
+                "system": _system(request),
                 "messages": [{"role": "user", "content": request.prompt.user}],
             },
             headers={"x-api-key": key, "anthropic-version": API_VERSION, **request.headers},
@@ -59,6 +59,15 @@ class AnthropicMessagesClient:
             limit_bytes=self._limit_bytes,
         )
         return _completion(answer)
+
+
+def _system(request: ChatRequest) -> str | list[dict[str, Any]]:
+    """The stable parts, each marked (two at most; the provider takes four marks): calls that share only the first
+    part find it in the cache."""
+    if not request.caches:
+        return request.prompt.prefix
+    parts = [{"type": "text", "text": part} for part in request.prompt.stable]
+    return [{**part, "cache_control": {"type": "ephemeral"}} for part in parts]
 
 
 def _completion(answer: Answer) -> Completion:

@@ -56,7 +56,7 @@ class OpenAIChatClient:
             {
                 "model": request.api_model,
                 "messages": [
-                    {"role": "system", "content": request.prompt.system},
+                    {"role": "system", "content": request.prompt.prefix},
                     {"role": "user", "content": request.prompt.user},
                 ],
                 self._limit_name: request.max_output_tokens,

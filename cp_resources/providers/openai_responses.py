@@ -63,7 +63,7 @@ class OpenAIResponsesClient:
             self._url,
             {
                 "model": request.api_model,
-                "instructions": request.prompt.system,
+                "instructions": request.prompt.prefix,
                 "input": [{"role": "user", "content": request.prompt.user}],
                 "max_output_tokens": request.max_output_tokens,
                 "store": False,

@@ -19,6 +19,7 @@ class ChatRequest:
         api_model: the provider's name of the model.
         timeout_seconds: for the whole call, connecting included.
         headers: sent along, for correlation.
+        caches: mark the prompt's stable parts for the provider's cache, where the wire has marks.
     """
 
     api_model: str
@@ -26,6 +27,7 @@ class ChatRequest:
     max_output_tokens: int
     timeout_seconds: float
     headers: Mapping[str, str]
+    caches: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack
 from typing import Self
 
 from cp_core.execution.outcome import AttemptResult
-from cp_core.execution.policy import ExecutionPolicy
 from cp_core.models.registry import ModelRegistry
+from cp_core.policy.policies import Policies
 from cp_resources.executions import ClaimedTask
 from cp_resources.settings import Settings
 from cp_resources.worker_kinds import WorkerKind
@@ -19,9 +19,11 @@ from cp_resources.worker_kinds.endpoint import EndpointWorker
 class WorkersByProvider:
     """Attempts by the models of every provider that can be reached. A context: what it opened is closed."""
 
-    def __init__(self, registry: ModelRegistry, policy: ExecutionPolicy, settings: Settings) -> None:
+    def __init__(self, registry: ModelRegistry, policies: Policies, settings: Settings) -> None:
+        policy = policies.execution
+        caches = policies.flags.prompt_caching
         self._opened = (
-            ChatWorker(registry, policy, settings),
+            ChatWorker(registry, policy, settings, policies.prompt, caches_prompts=caches),
             CommandWorker(registry, policy, settings),
             EndpointWorker(registry, policy, settings),
         )

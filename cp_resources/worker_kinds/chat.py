@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from http import HTTPStatus
 from typing import Self
 from urllib.parse import quote
 
 from cp_core.execution.cost import cost_usd, usage_by_length
 from cp_core.execution.outcome import AttemptResult, judge
 from cp_core.execution.policy import ExecutionPolicy
-from cp_core.execution.prompt import Prompt, chat_prompt, output_limit
+from cp_core.execution.prompt import Prompt, PromptPolicy, chat_prompt, output_limit
+from cp_core.execution.prompt_cache import PrefixUse, prefix_of
 from cp_core.models.registry import Model, ModelRegistry, Provider, Wire
 from cp_resources.executions import ClaimedTask
 from cp_resources.providers.anthropic_messages import AnthropicMessagesClient
@@ -19,6 +22,7 @@ from cp_resources.providers.openai_responses import OpenAIResponsesClient
 from cp_resources.providers.transport import Connections, tls_context
 from cp_resources.providers.wire import ChatClient, ChatRequest, Completion, ProviderError
 from cp_resources.settings import Settings
+from cp_resources.worker_kinds.priming import Primer
 
 
 class ChatWorker:
@@ -27,9 +31,20 @@ class ChatWorker:
     With CP_SIMULATOR_URL it stands in for every other kind too: nothing is executed, no endpoint is called.
     """
 
-    def __init__(self, registry: ModelRegistry, policy: ExecutionPolicy, settings: Settings) -> None:
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        policy: ExecutionPolicy,
+        settings: Settings,
+        prompts: PromptPolicy | None = None,
+        *,
+        caches_prompts: bool = True,
+    ) -> None:
         self._registry = registry
         self._policy = policy
+        self._prompts = prompts or PromptPolicy()
+        self._caches_prompts = caches_prompts
+        self._primer = Primer(self._prompts.prime_seconds)
         self._connections: list[Connections] = []
         self._clients: dict[str, ChatClient] = {}
         tls = tls_context()
@@ -61,9 +76,22 @@ class ChatWorker:
             claimed.description,
             claimed.workspace,
             claimed.labels,
+            policy=self._prompts,
             earlier_work=claimed.earlier_work,
         )
-        request = self._request(claimed, model, prompt, seconds)
+        prefix = prefix_of(prompt, model) if self._caches_prompts else None
+        if prefix is None or not prefix.is_held:
+            result = await self._ask(claimed, model, prompt, seconds, caches=prefix is not None)
+            return replace(result, prefix_use=PrefixUse(prefix) if prefix else None)
+        async with self._primer.turn(prefix.key) as turn:
+            result = await self._ask(claimed, model, prompt, seconds - turn.waited_seconds, caches=True)
+            turn.answered = result.http_status == HTTPStatus.OK
+        return replace(result, prefix_use=PrefixUse(prefix, turn.is_first, turn.waited_seconds))
+
+    async def _ask(
+        self, claimed: ClaimedTask, model: Model, prompt: Prompt, seconds: float, *, caches: bool
+    ) -> AttemptResult:
+        request = self._request(claimed, model, prompt, seconds, caches)
         started = time.perf_counter()
         try:
             completion = await self._clients[claimed.provider].complete(request)
@@ -71,7 +99,9 @@ class ChatWorker:
             return _failed(error, _milliseconds_since(started))
         return self._answered(completion, prompt, model, _milliseconds_since(started))
 
-    def _request(self, claimed: ClaimedTask, model: Model, prompt: Prompt, seconds: float) -> ChatRequest:
+    def _request(
+        self, claimed: ClaimedTask, model: Model, prompt: Prompt, seconds: float, caches: bool
+    ) -> ChatRequest:
         return ChatRequest(
             api_model=model.api_name,
             prompt=prompt,
@@ -83,7 +113,8 @@ class ChatWorker:
                 max_output_tokens=model.max_output_tokens,
                 context_window=model.context_window,
             ),
-            timeout_seconds=min(seconds, self._policy.timeout_seconds),
+            timeout_seconds=max(0.0, min(seconds, self._policy.timeout_seconds)),
+            caches=caches,
             headers={
                 "x-control-panel-task": quote(claimed.task_id, safe="/:@#+,=~ "),
                 "x-control-panel-attempt": str(claimed.attempt),

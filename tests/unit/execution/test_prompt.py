@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cp_core.execution.evidence import parse_evidence
-from cp_core.execution.prompt import EARLIER_WORK_LIMIT, INSTRUCTIONS, Prompt, chat_prompt, output_limit
+from cp_core.execution.prompt import (
+    EARLIER_WORK_LIMIT,
+    INSTRUCTIONS,
+    Prompt,
+    PromptPolicy,
+    chat_prompt,
+    output_limit,
+)
 
 
 @given(st.text(), st.text(), st.text(), st.lists(st.text()))
@@ -26,6 +33,20 @@ def test_the_task_is_quoted_with_all_that_is_known_of_it() -> None:
     assert prompt.user == (
         "<task>\nTitle: Fix login\nWorkspace: acme/web\nLabels: bug, urgent\n\nIt loops.\nSometimes.\n</task>"
     )
+
+
+def test_what_varies_least_stands_first() -> None:
+    policy = PromptPolicy(system="House rules.", workspaces={"acme/web": "Use tabs."})
+    first = chat_prompt("Fix login", "It loops.", "acme/web", [], policy=policy)
+    second = chat_prompt("Add logout", "None yet.", "acme/web", ["new"], policy=policy)
+    elsewhere = chat_prompt("Fix login", "It loops.", "acme/api", [], policy=policy)
+
+    assert first.prefix == second.prefix
+    assert first.prefix.startswith(f"House rules.\n\n{INSTRUCTIONS}")
+    assert "Use tabs." in first.shared
+    assert first.stable == (first.system, first.shared)
+    assert (elsewhere.system, elsewhere.shared) == (first.system, "")
+    assert first.characters == len(first.system) + 2 + len(first.shared) + len(first.user)
 
 
 def test_earlier_work_that_is_handed_on_stands_after_the_task_and_is_cut() -> None:

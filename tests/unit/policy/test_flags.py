@@ -18,6 +18,7 @@ NAMES = {
     "feat.auto_assign.retry_policy_v2": ("retry_policy_v2", True),
     "PLANNER_CACHE_ENABLED": ("planner_cache_enabled", True),
     "DEBUG_CAPACITY_PROFILING": ("debug_capacity_profiling", False),
+    "feat.execution.prompt_caching": ("prompt_caching", True),
 }
 
 
