@@ -363,6 +363,7 @@ def take_file(path: Path, store: TaskStore, inbox: Path) -> IntakeReport | None:
 
 
 def _take_claimed(claimed: Path, store: TaskStore, inbox: Path) -> IntakeReport:
+    dropped = claimed.name.split("-", 2)[-1]  # the name that a person knows it by
     rejects_path = inbox / _REJECTED / f"{claimed.name}.rejects.jsonl"
     rejects_path.unlink(missing_ok=True)  # of a taking that broke off
     with Intake(store) as intake, RejectsFile(rejects_path) as rejects:
@@ -372,7 +373,9 @@ def _take_claimed(claimed: Path, store: TaskStore, inbox: Path) -> IntakeReport:
             return intake.finish()
         except UnusableFileError as error:
             explanation = inbox / _REJECTED / f"{claimed.name}.error.txt"
-            explanation.write_text(f"{error}\n")
+            explanation.write_text(
+                f"{str(error).replace(str(claimed), dropped).replace(claimed.name, dropped)}\n"
+            )
             return replace(intake.report(), rejected=1, rejects=(explanation,))
 
 

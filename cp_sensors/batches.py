@@ -4,7 +4,7 @@ A day has at most one run at a time. What a run is launched for is its batch: th
 known by a hash. The cursor keeps, for each day that still has work, the batch whose run last succeeded; it
 moves only when a run record says so. A day with work after a success gets another run: at once when the run
 changed something, after a pause when it left exactly what it was given. After failures a day waits longer
-each time, and a batch that failed `MAX_FAILURES` times in a row waits for a person.
+each time, `LONGEST_BACKOFF` at most; from `MANY_FAILURES` for the same batch on, the tick asks for a person.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-MAX_FAILURES = 3
+MANY_FAILURES = 3
 FIRST_BACKOFF = timedelta(seconds=30)
 LONGEST_BACKOFF = timedelta(minutes=15)
 PAUSE_WITHOUT_PROGRESS = timedelta(minutes=1)
@@ -47,11 +47,12 @@ class DayWork:
 
 @dataclass(frozen=True)
 class EndedRun:
-    """A run of a day that is over. `batch` is None for a run that a person launched."""
+    """A run of a day that is over: the `attempt`-th for its batch, which is None when a person launched it."""
 
     batch: str | None
     succeeded: bool
     ended_at: datetime
+    attempt: int = 1
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,9 @@ def decide(
         elif len(launches) == MAX_LAUNCHES:
             waiting.append(f"{day_work.day}: follows at the next tick")
         else:
-            attempts = sum(run.batch == day_work.batch for run in runs)
-            launches.append(Launch(day_work.day, day_work.batch, attempts + 1))
+            # the history is cut, the numbers go on: a run key that was used launches nothing
+            attempts = [run.attempt for run in runs if run.batch == day_work.batch]
+            launches.append(Launch(day_work.day, day_work.batch, max([len(attempts), *attempts]) + 1))
     return Decision(launches, waiting, moved)
 
 
@@ -138,15 +140,15 @@ def _why_not_yet(work: DayWork, runs: Sequence[EndedRun], succeeded: str | None,
             return f"the last run left its {work.tasks} tasks as they were; again at {again_at:%H:%M:%S} UTC"
         return None
     failures = _failures(runs)
-    if len(failures) >= MAX_FAILURES and all(run.batch == work.batch for run in failures[:MAX_FAILURES]):
-        return (
-            f"{len(failures)} runs for the same {work.tasks} tasks failed in a row; this needs a person: "
-            "see the last run's error, mend it, and launch process_queue for the day"
-        )
     again_at = runs[0].ended_at + backoff(len(failures))
-    if now < again_at:
-        return f"the last run failed; again at {again_at:%H:%M:%S} UTC"
-    return None
+    if now >= again_at:
+        return None
+    if len(failures) >= MANY_FAILURES and all(run.batch == work.batch for run in failures[:MANY_FAILURES]):
+        return (
+            f"{len(failures)} runs or more for the same {work.tasks} tasks failed in a row, and a person should see "
+            f"the last one's error; again at {again_at:%H:%M:%S} UTC"
+        )
+    return f"the last run failed; again at {again_at:%H:%M:%S} UTC"
 
 
 def _failures(runs: Sequence[EndedRun]) -> list[EndedRun]:

@@ -117,4 +117,5 @@ def _ended_runs(instance: DagsterInstance, day: date) -> Sequence[EndedRun]:
 def _ended(record: RunRecord) -> EndedRun:
     run = record.dagster_run
     ended_at = datetime.fromtimestamp(record.end_time, UTC) if record.end_time else record.update_timestamp
-    return EndedRun(run.tags.get(BATCH_TAG), run.status is DagsterRunStatus.SUCCESS, ended_at)
+    attempt = int(run.tags.get(ATTEMPT_TAG, "1"))
+    return EndedRun(run.tags.get(BATCH_TAG), run.status is DagsterRunStatus.SUCCESS, ended_at, attempt)

@@ -1,8 +1,8 @@
 """The command worker: runs an agent's command line in the task's workspace.
 
 The command is the operator's, from models.yaml; no shell reads it, and nothing a task says becomes an argument.
-Each run is a process group of its own that ends as a whole, has the environment variables it was given and no
-others, and is bounded in time and in output.
+Each run is a process group of its own that ends as a whole, and with it what left the group but kept the run's mark in
+its environment. It has the environment variables it was given and no others, and is bounded in time and in output.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
+from uuid import uuid4
+
+import psutil
 
 from cp_core.execution.command import (
     UnsafeArgumentError,
@@ -40,6 +43,8 @@ from cp_resources.executions import ClaimedTask
 from cp_resources.settings import Settings
 from cp_resources.worker_kinds import CutOffError
 
+RUN_MARK = "CONTROL_PANEL_RUN"
+"""Variable that every process of a run inherits, also one that has left its group and its parents."""
 TERMINATION_SECONDS = 3.0
 """How long a command may take to end after SIGTERM; then its group is killed."""
 LAST_OUTPUT_SECONDS = 1.0
@@ -150,6 +155,7 @@ class CommandWorker:
             **given,
             "CONTROL_PANEL_TASK": claimed.task_id,
             "CONTROL_PANEL_ATTEMPT": str(claimed.attempt),
+            RUN_MARK: uuid4().hex,
         }
 
     def _result(
@@ -226,6 +232,7 @@ async def _execute(
         cut_off = Reason.CANCELLED
     finally:
         await _end(transport, run)
+        await asyncio.to_thread(_kill_strays, environment[RUN_MARK])
     if run.said_too_much and cut_off is not Reason.CANCELLED:
         cut_off = Reason.TRUNCATED
     return _Ended(transport.get_returncode(), cut_off, _text(run.output), _text(run.stderr))
@@ -278,6 +285,15 @@ async def _end(transport: asyncio.SubprocessTransport, run: _Run) -> None:
         if not run.exited.is_set():
             _signal(group, signal.SIGKILL)  # cancelled a second time
         transport.close()
+
+
+def _kill_strays(mark: str) -> None:
+    """Kill the processes of a run that called setsid and outlived their group; a reader of pipes they hold ends too."""
+    for process in psutil.process_iter():
+        # of other users' processes nothing can be read, nor of those that ended meanwhile
+        with suppress(psutil.Error, OSError):
+            if process.environ().get(RUN_MARK) == mark:
+                process.kill()
 
 
 def _signal(group: int, number: signal.Signals) -> None:

@@ -198,6 +198,7 @@ def test_only_the_variables_that_are_named_reach_the_command(
     assert attempt(kind).reason is None
     seen = json.loads((workspace / "env.json").read_text())
     seen.pop("LC_CTYPE", None)  # Python's own
+    assert len(seen.pop(command.RUN_MARK)) == 32
     assert seen == {"AGENT_REGION": "eu", "CONTROL_PANEL_TASK": "t-1", "CONTROL_PANEL_ATTEMPT": "2"}
 
 
@@ -307,6 +308,27 @@ def test_what_a_command_leaves_running_ends_with_it(
 
     assert result.reason is None
     assert eventually(lambda: not any(is_running(pid) for pid in family_of(workspace)))
+
+
+DEFECTOR = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True,
+    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+open("defector.tmp", "w").write(str(child.pid))
+os.rename("defector.tmp", "defector")
+"""
+
+
+@pytest.mark.parametrize("how", ["ends", "is out of time"])
+def test_a_process_that_left_the_group_ends_with_its_command(
+    workspace: Path, agent: Callable[[str], list[str]], how: str
+) -> None:
+    rest = GOOD if how == "ends" else "time.sleep(600)"
+    result = attempt(worker(agent(DEFECTOR + rest), workspace, timeout_seconds=30 if how == "ends" else 3))
+
+    assert result.reason is (None if how == "ends" else Reason.TIMEOUT)
+    defector = int((workspace / "defector").read_text())
+    assert eventually(lambda: not is_running(defector))
 
 
 def test_a_cancelled_attempt_ends_its_command(

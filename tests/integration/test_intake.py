@@ -410,7 +410,9 @@ def test_an_inbox_file_that_is_none_goes_to_rejected_with_the_reason(database: D
     report = take_file(inbox / "t.xlsx", TaskStore(database), inbox)
     assert report is not None
     assert counts(report) == (0, 0, 1)
-    assert "neither JSON nor a CSV file" in report.rejects[0].read_text()
+    explained = report.rejects[0].read_text()
+    assert "neither JSON nor a CSV file" in explained
+    assert explained.startswith("t.xlsx")  # as it was dropped, not as it was taken
     assert sorted(path.name.partition("-t.xlsx")[2] for path in (inbox / "rejected").iterdir()) == [
         "",
         ".error.txt",

@@ -26,7 +26,8 @@ from cp_resources.database import Database
 from cp_resources.settings import Settings
 from cp_sensors import inbox
 from cp_sensors.batches import (
-    MAX_FAILURES,
+    LONGEST_BACKOFF,
+    MANY_FAILURES,
     MAX_LAUNCHES,
     PAUSE_WITHOUT_PROGRESS,
     DayWork,
@@ -115,20 +116,27 @@ class TestDecision:
         assert decide_on(*twice).launches == []
         assert len(decide_on(failed("other", 60), failed(WORK.batch, 200)).launches) == 1
 
-    def test_a_batch_that_keeps_failing_waits_for_a_person(self):
-        runs = [failed(WORK.batch, 10_000 + i) for i in range(MAX_FAILURES)]
-        decision = decide_on(*runs)
+    def test_a_batch_that_keeps_failing_asks_for_a_person(self):
+        decision = decide_on(*(failed(WORK.batch, 100 + i) for i in range(MANY_FAILURES)))
         assert decision.launches == []
-        assert "3 runs for the same 7 tasks failed in a row; this needs a person" in decision.waiting[0]
+        assert "3 runs or more for the same 7 tasks failed in a row" in decision.waiting[0]
+        assert "a person should see the last one's error; again at 12:00:20 UTC" in decision.waiting[0]
+
+    def test_a_batch_that_keeps_failing_is_tried_for_ever_at_the_longest_backoff(self):
+        longest = LONGEST_BACKOFF.total_seconds()
+        runs = [EndedRun(WORK.batch, False, seconds_ago(longest + i), attempt=70 - i) for i in range(20)]
+        [launch] = decide_on(*runs).launches
+        assert launch.attempt == 71  # though only the last 20 runs are looked at
+        assert decide_on(failed(WORK.batch, longest - 1), *runs).launches == []
 
     def test_new_work_on_a_failing_day_is_tried_again(self):
-        runs = [failed("the batch of before", 10_000 + i) for i in range(MAX_FAILURES)]
+        runs = [failed("the batch of before", 10_000 + i) for i in range(MANY_FAILURES)]
         assert len(decide_on(*runs).launches) == 1
 
     def test_a_success_by_hand_clears_the_failures(self):
-        runs = [succeeded(None, 100), *[failed(WORK.batch, 10_000 + i) for i in range(MAX_FAILURES)]]
+        runs = [succeeded(None, 100), *[failed(WORK.batch, 10_000 + i) for i in range(MANY_FAILURES)]]
         [launch] = decide_on(*runs).launches
-        assert launch.attempt == MAX_FAILURES + 1
+        assert launch.attempt == MANY_FAILURES + 1
 
     def test_a_tick_requests_a_bounded_number_of_runs(self):
         work = [DayWork(DAY - timedelta(days=i), 1, "x") for i in range(MAX_LAUNCHES + 3)]
@@ -284,9 +292,9 @@ class TestNewTasksSensor:
         [request] = tick(database, instance).run_requests
         record_run(instance, request.tags, DagsterRunStatus.FAILURE)
         assert "the last run failed; again at" in tick(database, instance).skip_message
-        for _ in range(MAX_FAILURES - 1):
+        for _ in range(MANY_FAILURES - 1):
             record_run(instance, request.tags, DagsterRunStatus.FAILURE)
-        assert "this needs a person" in tick(database, instance).skip_message
+        assert "a person should see the last one's error" in tick(database, instance).skip_message
 
 
 def inbox_tick(folder: Path, instance: DagsterInstance):
