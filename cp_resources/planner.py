@@ -277,7 +277,6 @@ class Planner:
             connection.cursor(row_factory=namedtuple_row) as cursor,
             connection.pipeline(),
         ):
-            connection.execute(_PLAN_ONCE)
             _limit(connection, timer.left)
             cursor.execute(_LOCKED_TASK if lock else _TASK, parameters, prepare=True)
             facts = self._store.ask(connection, task_id)
@@ -581,12 +580,11 @@ def _limit(connection: psycopg.Connection, seconds: float) -> None:
     connection.execute(_LIMIT, [milliseconds, milliseconds])
 
 
-_LIMIT: LiteralString = (
-    "SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true)"
-)
-
 # Every statement here finds its rows by key, whatever the values: planning it anew would take as long as running it.
-_PLAN_ONCE: LiteralString = "SET LOCAL plan_cache_mode = force_generic_plan"
+_LIMIT: LiteralString = """
+SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true),
+    set_config('plan_cache_mode', 'force_generic_plan', true)
+"""
 
 _OPEN_TASK: LiteralString = """
 SELECT id, assignment_attempts_left, deadline, now() FROM cp.tasks

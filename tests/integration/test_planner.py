@@ -26,7 +26,7 @@ from cp_core.quota.account import Account
 from cp_core.tasks.reasons import Reason
 from cp_resources.assigner import Assigner
 from cp_resources.configuration import Configuration
-from cp_resources.database import Database
+from cp_resources.database import Database, DatabaseUnavailableError
 from cp_resources.ledger import Ledger, Reservation, Settlement, reservation_transfers
 from cp_resources.planner import (
     Planner,
@@ -486,6 +486,9 @@ def test_a_timeout_relaxes_the_next_decision_by_one_tier_either_side(database: D
     task = add_task(database, "A", value_score=50)  # mid-range or budget: both draw on the empty budget
     refused = planner(database, config).decide("A")
     assert refused.reason is Reason.INSUFFICIENT_TIER_CAPACITY
+    [lack] = refused.explanation["lacking"]
+    # nano is the cheaper of the two: 20,000 tokens in at $0.1 a million, and 2,000 out at $0.4
+    assert lack == {"account": "budget/api", "needed_at_least": pytest.approx(0.0028), "available": 0.0}
 
     with psycopg.connect(database.url) as other:
         other.execute("SELECT FROM cp.tasks FOR NO KEY UPDATE")
@@ -654,6 +657,26 @@ def test_a_failure_inside_leaves_nothing_but_the_attempt(database: Database) -> 
     assert database.fetch("SELECT outcome, detail ->> 'error' FROM assignment_attempts") == [
         ("failed", "the process died here")
     ]
+
+
+def test_a_connection_that_is_lost_takes_everything_with_it(database: Database) -> None:
+    config = configured()
+    Ledger(database).open_accounts(config.registry)
+    task = add_task(database, "A")
+
+    class Killed(Ledger):
+        def reserve(
+            self, connection: psycopg.Connection, reservations: Sequence[Reservation], **other: Any
+        ) -> Any:
+            database.fetch("SELECT pg_terminate_backend(%s, 5000)", [connection.info.backend_pid])
+            return super().reserve(connection, reservations, **other)
+
+    with pytest.raises(DatabaseUnavailableError, match=r"the connection to the database at .* was lost"):
+        Planner(database, Killed(database), config).decide("A")
+    assert (task_row(database, task)["state"], account_total(database)) == ("queued", 0)
+    assert [count(database, table) for table in ("assignments", "events", "outbox")] == [0] * 3
+    assert attempts(database) == [("inline", "failed", None, 0)]
+    assert planner(database, config).decide("A").outcome is Outcome.ASSIGNED
 
 
 def test_decisions_at_once_in_many_threads_never_promise_more_than_there_is(database: Database) -> None:
