@@ -61,18 +61,19 @@ def main() -> None:
 def _measure(database: Database, strategy: Strategy, tasks: pd.DataFrame) -> None:
     configuration = _configuration(strategy, len(tasks))
     day = _submit(database, tasks)
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     ScoreStore(database).score_day(day, configuration)
     scored = time.perf_counter()
     ledger = Ledger(database)
     summary = Assigner(database, ledger, configuration).assign_day(day)
-    ended = time.perf_counter()
+    ended, cpu = time.perf_counter(), time.process_time() - cpu
     if summary.decided != len(tasks) or not ledger.verify().balanced:
         raise SystemExit(f"{strategy}: {summary}; every task must be decided, and the ledger must balance")
     case = f"tasks={len(tasks)},strategy={strategy}"
     report("pipeline", case, "tasks_per_second", len(tasks) / (ended - began), "tasks/s", GOAL)
     report("pipeline", case, "scoring_seconds", scored - began, "s")
     report("pipeline", case, "assignment_seconds", ended - scored, "s")
+    report("pipeline", case, "python_cpu_seconds", cpu, "s")
     steps = database.fetch(
         "SELECT sum((payload #>> '{seconds,read}')::float8), sum((payload #>> '{seconds,decide}')::float8), "
         "sum((payload #>> '{seconds,store}')::float8) FROM cp.events WHERE kind = 'assign.summary'"
