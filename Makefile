@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
+BENCH := $(VENV)/.bench
 INSTALLED := $(VENV)/.control-panel
 MANIFEST := dbt_project/target/manifest.json
 DBT_SOURCES := $(shell find dbt_project -path dbt_project/target -prune -o \( -name '*.sql' -o -name '*.yml' \) -print)
@@ -37,7 +38,7 @@ lint: $(DEV) setup ## Run linters, types and layer contracts.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(DEV) setup ## Run every benchmark and print a table.
+bench: $(BENCH) setup ## Run every benchmark and print a table.
 	@$(BIN)/python -m benchmarks
 
 clean-data: setup ## Forget the embedded database, after asking.
@@ -47,6 +48,7 @@ requirements: $(DEV) ## Pin the newest versions that requirements/*.in allow, wi
 	$(COMPILE) requirements/runtime.in --output-file requirements/runtime.txt
 	$(COMPILE) requirements/runtime.txt requirements/celery.in --output-file requirements/celery.txt
 	$(COMPILE) requirements/dev.in --output-file requirements/dev.txt
+	$(COMPILE) requirements/bench.in --output-file requirements/bench.txt
 
 setup: $(RUNTIME) $(INSTALLED) $(MANIFEST) ## Set everything up, and start nothing.
 
@@ -60,6 +62,11 @@ $(DEV): requirements/dev.txt | $(BIN)/python
 	@echo "Installing what the platform and its tests need into $(VENV), which takes a minute or two ..."
 	@$(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
+
+$(BENCH): requirements/bench.txt | $(BIN)/python
+	@echo "Installing what benchmarks compare with into $(VENV) ..."
+	@$(PIP) install --require-hashes -r requirements/bench.txt
+	@touch $@ $(DEV)
 
 $(RUNTIME): requirements/runtime.txt | $(BIN)/python
 	@[ $(DEV) -nt requirements/runtime.txt ] || { \
