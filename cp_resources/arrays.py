@@ -32,6 +32,19 @@ def codes(elements: Iterable[str | None]) -> str:
     return f"{{{','.join('NULL' if element is None else element for element in elements)}}}"
 
 
+def array(elements: Iterable[object]) -> str:
+    """An array as text, of strings, which are quoted, or of what needs no quotes: numbers, ids, times, None."""
+    spelled = [
+        "NULL"
+        if element is None
+        else '"' + element.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        if isinstance(element, str)
+        else str(element)
+        for element in elements
+    ]
+    return "{" + ",".join(spelled) + "}"
+
+
 _HEAD = 20
 
 

@@ -28,6 +28,7 @@ from cp_core.tasks.cancellation import called_off
 from cp_core.tasks.reasons import Reason
 from cp_core.tasks.states import FINAL_STATES, TaskState, require_legal
 from cp_resources import execution_queries as queries
+from cp_resources.arrays import array
 from cp_resources.breakers import BreakerStore
 from cp_resources.cancellation import ANNOUNCE_CANCELLED
 from cp_resources.configuration import Configuration
@@ -469,4 +470,4 @@ def _rows(
 def _write(connection: psycopg.Connection, query: LiteralString, rows: Sequence[Mapping[str, Any]]) -> None:
     """Run one statement over all rows; each of their keys is an array in it."""
     if rows:
-        connection.execute(query, {name: [row[name] for row in rows] for name in rows[0]})
+        connection.execute(query, {name: array(row[name] for row in rows) for name in rows[0]})

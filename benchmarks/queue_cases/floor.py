@@ -26,15 +26,16 @@ prepare = platform.prepare
 _PICK: LiteralString = """
 WITH picked AS MATERIALIZED (
     SELECT id FROM (
-        SELECT locked.id, locked.value_score
+        SELECT locked.id, locked.rank
         FROM unnest(%(models)s::text[]) AS free (model)
         CROSS JOIN LATERAL (
-            SELECT id, value_score FROM cp.tasks
+            SELECT id, value_score - date_part('epoch', timezone('UTC', submitted_at)) / 600 AS rank FROM cp.tasks
             WHERE state = 'assigned' AND submission_day = %(day)s AND model = free.model
-            ORDER BY value_score DESC, id LIMIT %(batch)s FOR NO KEY UPDATE SKIP LOCKED
+            ORDER BY value_score - date_part('epoch', timezone('UTC', submitted_at)) / 600 DESC, id
+            LIMIT %(batch)s FOR NO KEY UPDATE SKIP LOCKED
         ) AS locked
     ) AS candidate
-    ORDER BY value_score DESC, id LIMIT %(batch)s
+    ORDER BY rank DESC, id LIMIT %(batch)s
 ),
 claimed AS (
     UPDATE cp.tasks t
