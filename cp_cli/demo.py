@@ -81,7 +81,11 @@ def demo(
 def demo_settings() -> Settings:
     """Settings under which everything is the demo's own: nothing reaches the owner's database or inbox."""
     return Settings(
-        home=Settings().home / "demo", inbox_dir=None, database_url=None, dagster_database_url=None
+        home=Settings().home / "demo",
+        inbox_dir=None,
+        database_url=None,
+        dagster_database_url=None,
+        redis_url=None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import LiteralString
@@ -32,6 +33,11 @@ ATTEMPT_TAG = "cp/attempt"
 OVER = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
 UNDER_WAY = [status for status in DagsterRunStatus if status not in OVER]
 
+WATCH_SECONDS = 4.0
+"""How long one evaluation waits for the first task. The daemon evaluates every 5 s at most, so waiting within leaves
+a new task unseen for a second instead of five."""
+LOOK_AGAIN_SECONDS = 0.25
+
 _HISTORY = 20
 _WAITING_SHOWN = 5
 
@@ -59,7 +65,7 @@ ORDER BY max((SELECT effective_score FROM task_scores WHERE task = tasks.id)) DE
 
 @sensor(
     job=process_queue,
-    minimum_interval_seconds=10,
+    minimum_interval_seconds=1,
     default_status=DefaultSensorStatus.RUNNING,
     description="Launches process_queue for each day that has open tasks, one run at a time for each day.",
 )
@@ -67,7 +73,7 @@ def new_tasks_sensor(
     context: SensorEvaluationContext, database: ResourceParam[Database]
 ) -> SensorResult | SkipReason:
     """Look at the open work and at the runs there were, and request runs."""
-    work = [DayWork(*row) for row in database.fetch(_WORK)]
+    work = _watch(database)
     decision = decide(
         work,
         under_way=_days_under_way(context.instance),
@@ -81,6 +87,19 @@ def new_tasks_sensor(
         skip_reason=None if decision.launches else SkipReason(shown or "no task is waiting"),
         cursor=write_cursor(decision.cursor),
     )
+
+
+def _watch(database: Database) -> list[DayWork]:
+    """The days with work, as soon as there is some; none after `WATCH_SECONDS`."""
+    began = time.monotonic()
+    while True:
+        asked = time.monotonic()
+        work = [DayWork(*row) for row in database.fetch(_WORK)]
+        now = time.monotonic()
+        pause = max(LOOK_AGAIN_SECONDS, 10 * (now - asked))  # a query that costs much is asked seldom
+        if work or now + pause > began + WATCH_SECONDS:
+            return work
+        time.sleep(pause)
 
 
 def _request(launch: Launch) -> RunRequest:

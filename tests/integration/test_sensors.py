@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from threading import Timer
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -175,6 +176,12 @@ def add_task(database: Database, task_id: str, submitted_at: str = "2026-03-02T0
         )
 
 
+@pytest.fixture(autouse=True)
+def no_watching(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there when an evaluation begins is all there will be."""
+    monkeypatch.setattr("cp_sensors.new_tasks.WATCH_SECONDS", 0.0)
+
+
 def tick(database: Database, instance: DagsterInstance, cursor: str | None = None):
     """One evaluation of new_tasks_sensor, as the code server makes it."""
     context = build_sensor_context(
@@ -207,6 +214,20 @@ class TestNewTasksSensor:
         for request in requests:
             assert request.tags["cp/day"] == request.tags["dagster/partition"] == request.partition_key
             assert request.run_key == f"{request.partition_key}:{request.tags[BATCH_TAG]}:1"
+
+    def test_a_task_that_comes_while_it_watches_gets_its_run_at_once(
+        self, database, instance, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("cp_sensors.new_tasks.WATCH_SECONDS", 60.0)
+        coming = Timer(0.3, add_task, [database, "t-1"])
+        coming.start()
+
+        began = time.monotonic()
+        requests = tick(database, instance).run_requests
+
+        assert [request.partition_key for request in requests] == ["2026-03-02"]
+        assert time.monotonic() - began < 60
+        coming.join()
 
     @pytest.mark.parametrize(
         "columns",
