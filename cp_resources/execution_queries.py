@@ -73,6 +73,7 @@ SELECT c.id AS task, c.task_id, b.id AS execution, c.attempts::int AS attempt, a
     c.stage::int AS stage, c.model, b.provider, b.funding, b.started_at,
     coalesce(a.plan -> c.stage -> 'needs', a.plan -> c.stage -> 'amounts') AS amounts,
     p.title, p.description, c.workspace, p.labels, s.output_high,
+    s.input_mean + s.output_mean AS tokens_expected,
     CASE WHEN %(hand_on)s AND c.stage > 0 THEN (
         SELECT e.output FROM cp.executions e
         WHERE e.task = c.id AND e.assignment = c.assignment AND e.stage < c.stage AND e.output IS NOT NULL
@@ -267,6 +268,14 @@ SELECT t.state, count(*) AS count,
 FROM cp.tasks t LEFT JOIN closed_off ON closed_off.model = t.model
 WHERE t.submission_day = %(day)s AND t.state IN ('queued', 'deferred', 'assigned', 'running')
 GROUP BY t.state
+"""
+
+# One look into the index a model, however many tasks wait.
+WAITING_MODELS: LiteralString = """
+SELECT asked.model FROM unnest(%(models)s::text[]) AS asked (model)
+WHERE EXISTS (
+    SELECT FROM cp.tasks t WHERE t.state = 'assigned' AND t.submission_day = %(day)s AND t.model = asked.model
+)
 """
 
 ASSIGNED_MODELS: LiteralString = """

@@ -36,6 +36,7 @@ from cp_resources.database import Database
 from cp_resources.ledger import Ledger, Reservation, Settlement
 from cp_resources.outbox import Outbox, notices_about
 from cp_resources.secrets import known_secrets
+from cp_resources.shares import ShareStore
 
 REQUEUE_LIMIT = 1000
 """Most tasks that one call of a sweep moves, so that no transaction is long."""
@@ -57,6 +58,7 @@ class ClaimedTask:
         deadline_in: seconds from the claim to the deadline; None when there is none that counts.
         earlier_work: what the stage before answered, where the policy has it handed on.
         started_at: database's time of the claim.
+        tokens_expected: mean of the estimate, input and output.
     """
 
     task: int
@@ -79,6 +81,7 @@ class ClaimedTask:
     stage: int = 0
     earlier_work: str | None = None
     started_at: datetime | None = None
+    tokens_expected: float = 0.0
 
     @property
     def reservation(self) -> UUID:
@@ -138,6 +141,7 @@ class ExecutionStore:
         self._patience_seconds = configuration.policies.breaker.patience_seconds
         self._trials = configuration.policies.breaker.trials
         self.breakers = BreakerStore(database, configuration)
+        self.shares = ShareStore(database, seconds=self._policy.lease_seconds)
         self._reserve_for = timedelta(seconds=configuration.policies.assignment.reservation_seconds)
 
     def claim(
@@ -300,6 +304,12 @@ class ExecutionStore:
             TaskState(row["state"]): OpenTasks(row["count"], row["available_in"], row["breaker_in"])
             for row in rows
         }
+
+    def waiting_models(self, day: date, models: Sequence[str]) -> set[str]:
+        """Those of `models` that assigned tasks of `day` wait for."""
+        with self._database.transaction() as connection:
+            rows = _rows(connection, queries.WAITING_MODELS, {"day": day, "models": list(models)})
+        return {row["model"] for row in rows}
 
     def assigned_models(self, day: date) -> set[str]:
         """Models that the assigned tasks of `day` wait for."""

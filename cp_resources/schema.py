@@ -580,6 +580,23 @@ breakers = Table(
     CheckConstraint("(state = 'closed') = (retry_at IS NULL)", name="retry_at"),
 )
 
+worker_shares = Table(
+    "worker_shares",
+    metadata,
+    Column(
+        "scope",
+        Text,
+        primary_key=True,
+        comment="such as model:NAME, all, tokens:provider:NAME",
+    ),
+    Column("worker", Text, primary_key=True),
+    Column("wanted", Integer, nullable=False),
+    Column("held", Integer, nullable=False),
+    _timestamp("paused_until", nullable=True),
+    _timestamp("expires_at"),
+    CheckConstraint("wanted >= 0 AND held >= 0", name="amounts"),
+)
+
 performance_metrics = Table(
     "performance_metrics",
     metadata,

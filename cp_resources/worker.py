@@ -39,6 +39,7 @@ from cp_resources.database import Database, DatabaseUnavailableError
 from cp_resources.executions import ClaimedTask, ExecutionStore, Finished, OpenTasks
 from cp_resources.health import start_up
 from cp_resources.ledger import Ledger
+from cp_resources.limiter import Limiter
 from cp_resources.log import logger
 from cp_resources.progress import DrainLog
 from cp_resources.providers.endpoint import require_keys
@@ -57,6 +58,7 @@ SWEEP_EVERY_SECONDS = 5.0
 LOOK_AGAIN_SECONDS = 1.0
 """How often a worker that can claim nothing looks again."""
 REPORT_EVERY_SECONDS = 1.0
+SHARES_EVERY_SECONDS = 1.0
 TELL_EVERY_SECONDS = 2.0
 """How often a drain says in table drains that it lives, and how far it is."""
 COUNT_EVERY_SECONDS = 10.0
@@ -257,8 +259,10 @@ class _Drain:
             for model in self._registry.models.values()
             if model.enabled and model.provider in kind.providers
         }
-        self._slots = {model: asyncio.Semaphore(limit) for model, limit in self._limits.items()}
-        self._all_slots = asyncio.Semaphore(self._policy.concurrency)
+        self._limiter = Limiter(
+            self._registry, self._limits, self._policy.concurrency, self._policy.most_calls
+        )
+        self._has_room = True  # for another task, as far as limits and pauses go
         self._held: dict[int, _Held] = {}  # by execution
         self._shut: Counter[str] = (
             Counter()
@@ -282,7 +286,9 @@ class _Drain:
         recorder = self._in_background(self._record_results())
         heart = self._in_background(self._renew_leases())
         ear = self._in_background(self._follow_cancelling())
+        shares = self._in_background(self._keep_shares())
         try:
+            await self._renew_shares()
             self._summary.ended = await self._claim_until_done(started + seconds)
             await self._wind_down(recorder, self._policy.drain_seconds)
         except BaseException:
@@ -292,6 +298,8 @@ class _Drain:
             heart.cancel()
             ear.cancel()
             teller.cancel()
+            shares.cancel()
+        await self._call(self._store.shares.give_up, self._owner)
         await self._count_open()
         self._tell_of_short_prefixes()
         self._report(at_once=True)
@@ -367,7 +375,9 @@ class _Drain:
         if self._assign_again and TaskState.DEFERRED in open_tasks:
             pauses.append(open_tasks[TaskState.DEFERRED].breaker_in)
         known = [pause for pause in pauses if pause is not None]
-        return max(min(known), CLAIM_EVERY_SECONDS) if known else None
+        return (
+            max(min(known), CLAIM_EVERY_SECONDS if self._has_room else LOOK_AGAIN_SECONDS) if known else None
+        )
 
     def _is_breaker_over(self, open_tasks: Mapping[TaskState, OpenTasks]) -> bool:
         deferred = open_tasks.get(TaskState.DEFERRED)
@@ -423,10 +433,11 @@ class _Drain:
         """Claim what there is room for, and begin on it; return how many tasks."""
         held = Counter(held.claimed.model for held in self._held.values())
         room = {
-            model: PREFETCH * limit - held[model]
-            for model, limit in self._limits.items()
-            if not self._shut[model]
+            model: PREFETCH * self._limiter.share_of(model) - held[model]
+            for model in self._limits
+            if not self._shut[model] and not self._limiter.is_paused(model)
         }
+        self._has_room = any(free > 0 for free in room.values())
         limit = min(self._policy.batch_size, PREFETCH * self._policy.concurrency - len(self._held))
         now = time.monotonic()
         claimed = await self._call(
@@ -442,13 +453,15 @@ class _Drain:
         claimed = held.claimed
         bind_contextvars(**_ids(claimed))  # for all that is logged below; the context is this attempt's own
         try:
-            async with self._slots[claimed.model], self._all_slots:
+            async with self._limiter.turn(claimed):
                 if time.monotonic() >= held.leased_until:
                     self._held.pop(claimed.execution, None)  # whoever took it back does it
                     return
                 held.begun = not self._is_shut(claimed.model)
                 if held.begun:
                     result = await self._result_of(held)
+                    self._limiter.correct(claimed, result.usage.total)
+                    self._limiter.pause(claimed.model, result.pause)
             if not held.begun:
                 self._changed.set()
                 await asyncio.Event().wait()  # until it is given back, or called off
@@ -533,6 +546,19 @@ class _Drain:
                 reason=breaker.reason and str(breaker.reason),
                 retry_at=breaker.retry_at and breaker.retry_at.isoformat(),
             )
+
+    async def _keep_shares(self) -> None:
+        while True:
+            await asyncio.sleep(SHARES_EVERY_SECONDS)
+            await self._renew_shares()
+
+    async def _renew_shares(self) -> None:
+        """Ask for a share of every limit that there is work for."""
+        busy = await self._call(self._store.waiting_models, self._day, list(self._limits))
+        busy |= {held.claimed.model for held in self._held.values()}
+        sent = time.monotonic()
+        shares = await self._call(self._store.shares.renew, self._owner, self._limiter.wishes(busy))
+        self._limiter.hold(shares, self._policy.lease_seconds - (time.monotonic() - sent))
 
     async def _renew_leases(self) -> None:
         while True:

@@ -26,6 +26,7 @@ class AttemptResult:
         error: what the provider said, scrubbed.
         retry_after: seconds the provider asked to wait.
         prefix_use: how it used the provider's prompt cache; None where that was not tried.
+        pause: seconds that the provider wants no further call of the model, by what remains of its rate limits.
     """
 
     reason: Reason | None
@@ -40,6 +41,7 @@ class AttemptResult:
     latency_ms: float | None = None
     retry_after: float | None = None
     prefix_use: PrefixUse | None = None
+    pause: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

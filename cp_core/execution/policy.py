@@ -14,6 +14,9 @@ class ExecutionPolicy(BaseModel):
 
     batch_size: int = Field(default=100, ge=1, le=1000, description="Most tasks of one claim or one commit.")
     concurrency: int = Field(default=64, ge=1, le=2000, description="Most calls of one worker at a time.")
+    most_calls: int | None = Field(
+        default=None, ge=1, le=100_000, description="Most calls of all workers at a time; none for no limit."
+    )
     lease_seconds: float = Field(
         default=60, ge=1, le=3600, description="How long a claim lasts without a heartbeat."
     )

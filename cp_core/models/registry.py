@@ -72,6 +72,14 @@ class _Declared(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
 
+class Limits(_Declared):
+    """How much may be asked, of all workers together. What is left out is not limited."""
+
+    max_concurrency: Annotated[StrictInt, Field(gt=0, le=MAX_CONCURRENCY)] | None = None
+    requests_per_minute: Annotated[StrictInt, Field(gt=0, le=10**9)] | None = None
+    tokens_per_minute: Annotated[StrictInt, Field(gt=0, le=2 * 10**9)] | None = None
+
+
 class Provider(_Declared):
     """Who serves models. Which keys it has depends on its wire: see docs/workers.md.
 
@@ -85,6 +93,7 @@ class Provider(_Declared):
         workspaces: folder that a command runs in, by the task's workspace; no other workspace is served.
         environment: names of the only environment variables that a command is given.
         timeout_seconds: for an attempt of a command or endpoint, in place of execution.timeout_seconds.
+        limits: for all of its models together.
     """
 
     name: Name
@@ -96,6 +105,7 @@ class Provider(_Declared):
     workspaces: dict[str, str] = Field(default_factory=dict)
     environment: tuple[str, ...] = ("PATH", "HOME", "LANG")
     timeout_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    limits: Limits = Limits()
 
     @model_validator(mode="after")
     def _has_the_keys_of_its_wire(self) -> Provider:
@@ -211,7 +221,8 @@ class Model(_Declared):
         cache_minimum_tokens: shortest beginning of a prompt that the provider's prompt cache holds.
         context_window: most input tokens of one call.
         capability: prior probability, per domain, that an ordinary task of the domain comes out well.
-        max_concurrency: most calls at once.
+        max_concurrency: most calls at once, of all workers together.
+        limits: requests and tokens a minute.
         enabled: a model that is not enabled is never assigned.
     """
 
@@ -229,6 +240,7 @@ class Model(_Declared):
     max_output_tokens: StrictInt = Field(gt=0)
     capability: dict[Domain, Share]
     max_concurrency: StrictInt = Field(default=8, gt=0, le=MAX_CONCURRENCY)
+    limits: Limits = Limits()
     enabled: StrictBool = True
 
     @model_validator(mode="before")
@@ -260,6 +272,12 @@ class Model(_Declared):
         missing = [domain for domain in Domain if domain not in self.capability]
         if missing:
             yield _problem(("capability",), sorted(self.capability), f"missing: {', '.join(missing)}")
+        if self.limits.max_concurrency:
+            yield _problem(
+                ("limits", "max_concurrency"),
+                self.limits.max_concurrency,
+                "a model's max_concurrency stands beside its other keys, not in limits",
+            )
 
 
 class QuotaWindow(_Declared):
@@ -276,6 +294,7 @@ class Subscription(_Declared):
     family: Name
     models: tuple[str, ...] = Field(min_length=1)
     windows: tuple[QuotaWindow, ...] = Field(min_length=1)
+    max_concurrency: Annotated[StrictInt, Field(gt=0, le=MAX_CONCURRENCY)] | None = None
 
     def account(self, window: Window) -> str:
         """Id of the account that holds this window's quota."""
@@ -289,6 +308,7 @@ class Budget(_Declared):
     window: Window
     usd: Quota
     models: tuple[str, ...] | None = None
+    max_concurrency: Annotated[StrictInt, Field(gt=0, le=MAX_CONCURRENCY)] | None = None
 
     @property
     def account(self) -> str:
@@ -344,6 +364,13 @@ class ModelRegistry(_Declared):
     def fundings(self, model: str) -> tuple[Funding, ...]:
         """What may pay for `model`, subscriptions before budgets, each in the file's order."""
         return self._fundings[self.model(model).name]
+
+    def funding_concurrency(self) -> dict[str, int]:
+        """Most calls at once that one funding pays for, of those that are limited."""
+        payers = {f"subscription:{name}": one for name, one in self.subscriptions.items()} | {
+            f"budget:{name}": one for name, one in self.budgets.items()
+        }
+        return {name: one.max_concurrency for name, one in payers.items() if one.max_concurrency}
 
     def accounts(self) -> tuple[AccountTerms, ...]:
         """Every quota account that is declared."""

@@ -92,4 +92,5 @@ def _completion(answer: Answer) -> Completion:
         usage=usage,
         http_status=answer.status,
         request_id=answer.request_id,
+        pause=answer.pause,
     )

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from cp_core.execution.addresses import Address, may_be_called
 from cp_core.execution.failures import failure_reason, scrub
+from cp_core.execution.limits import pause_seconds
 from cp_core.execution.policy import ExecutionPolicy
 from cp_core.execution.retry import retry_after_seconds
 from cp_core.models.registry import Wire
@@ -43,6 +44,11 @@ class Answer:
     body: Any
     request_id: str | None
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def pause(self) -> float:
+        """See `limits.pause_seconds`."""
+        return pause_seconds(self.headers, datetime.now(UTC))
 
 
 class Connections:
@@ -258,13 +264,18 @@ def _provider_error(
     status = response.status_code
     if response.is_success:
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    now = datetime.now(UTC)
+    retry_after = retry_after_seconds(response.headers, now)
     reason = failure_reason(wire, status, str(fields.get("type") or ""), str(code or ""), str(said))
     return ProviderError(
         reason,
         scrub(str(said), (secret,)) or f"HTTP status {response.status_code} without a text",
         http_status=response.status_code,
         request_id=_request_id(response),
-        retry_after=retry_after_seconds(response.headers, datetime.now(UTC)),
+        retry_after=retry_after,
+        pause=max(pause_seconds(response.headers, now), retry_after or 0.0)
+        if reason is Reason.RATE_LIMITED
+        else 0.0,
     )
 
 

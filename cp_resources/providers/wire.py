@@ -37,6 +37,7 @@ class Completion:
     Attributes:
         failure: why it is of no use (refused, cut, filtered); None for a finished answer.
         usage: None when the provider did not say.
+        pause: seconds that the provider wants no further call, see `limits.pause_seconds`.
     """
 
     text: str
@@ -45,6 +46,7 @@ class Completion:
     usage: Usage | None
     http_status: int
     request_id: str | None
+    pause: float = 0.0
 
 
 class ProviderError(Exception):
@@ -58,12 +60,14 @@ class ProviderError(Exception):
         http_status: int | None = None,
         request_id: str | None = None,
         retry_after: float | None = None,
+        pause: float = 0.0,
     ) -> None:
         super().__init__(text)
         self.reason = reason
         self.http_status = http_status
         self.request_id = request_id
         self.retry_after = retry_after
+        self.pause = pause
 
 
 class ChatClient(Protocol):

@@ -139,6 +139,7 @@ class ChatWorker:
             http_status=completion.http_status,
             request_id=completion.request_id,
             latency_ms=latency_ms,
+            pause=completion.pause,
         )
 
 
@@ -163,6 +164,7 @@ def _failed(error: ProviderError, latency_ms: float) -> AttemptResult:
         request_id=error.request_id,
         latency_ms=latency_ms,
         retry_after=error.retry_after,
+        pause=error.pause,
     )
 
 

@@ -181,6 +181,7 @@ def test_a_claimed_task_carries_all_that_an_attempt_needs(
         deadline_in=claimed.deadline_in,
         run_id="run-1",
         started_at=claimed.started_at,
+        tokens_expected=22_000.0,
     )
     assert claimed.deadline_in == pytest.approx(7200, abs=60)
     assert claimed.reservation == decision
