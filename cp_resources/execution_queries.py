@@ -122,11 +122,12 @@ ORDER BY t.id
 FOR NO KEY UPDATE OF t
 """
 
+# The time of the transaction's start, and not the clock's, so that the index is read no further than that.
 LOCK_EXPIRED: LiteralString = f"""
 WITH t AS MATERIALIZED (
     SELECT id, attempts, max_attempts, deadline, assignment, stage, cancellation
     FROM cp.tasks
-    WHERE state = 'running' AND lease_expires_at < clock_timestamp()
+    WHERE state = 'running' AND lease_expires_at < now()
     ORDER BY lease_expires_at LIMIT %(limit)s
     FOR NO KEY UPDATE SKIP LOCKED
 )
