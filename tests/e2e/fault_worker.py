@@ -10,6 +10,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+from cp_core.execution.breaker import BreakerPolicy
 from cp_core.execution.policy import ExecutionPolicy
 from cp_resources.assigner import Assigner
 from cp_resources.configuration import Configuration, load_configuration
@@ -45,9 +46,13 @@ class Orders:
 
 
 def shipped_configuration(execution: Mapping[str, Any]) -> Configuration:
-    """The shipped models and rules, with an execution policy of the test's."""
+    """The shipped models and rules, with an execution policy of the test's, and breakers that try again soon."""
     shipped = load_configuration(PROJECT_ROOT / "config")
-    policies = shipped.policies.model_copy(update={"execution": ExecutionPolicy(**execution)})
+    changes = {
+        "execution": ExecutionPolicy(**execution),
+        "breaker": BreakerPolicy(cool_down_seconds=0.1, cool_down_cap_seconds=0.2, trials=8),
+    }
+    policies = shipped.policies.model_copy(update=changes)
     return replace(shipped, policies=policies)
 
 

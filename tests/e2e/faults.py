@@ -226,6 +226,8 @@ class Installation:
                 unrecorded += call is not None and call["output_tokens"] > 0
                 assert attempt["cost_usd"] == 0
                 continue
+            if attempt["state"] == "cancelled" and not attempt["output_tokens"]:
+                call = None  # the call was broken off, perhaps when its answer was on the way
             billed = {name: call[name] if call else 0 for name in _TOKENS}
             assert {name: attempt[name] for name in _TOKENS} == billed, (key, call, attempt)
             price = _price(self.configuration.registry, attempt["model"], billed)

@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -18,6 +19,7 @@ from faults import PATIENCE_SECONDS, QUICK, installation, wait_until
 from lossy_proxy import Fate, LossyProxy
 
 from cp_resources import migrate
+from cp_resources.cancellation import CancellationStore, Selection
 from cp_resources.embedded_postgres import EmbeddedPostgres
 
 KILLS = 30
@@ -86,7 +88,7 @@ def test_a_database_that_is_stopped_and_started_again_is_waited_for(
 def test_a_storm_of_failures_ends_with_every_task_accounted_for(database_url: str, tmp_path: Path) -> None:
     """Three of four calls fail, in every way that passes."""
     with installation(database_url, tmp_path, "--storm", "0:600:0.75") as broken:
-        broken.submit(150)
+        broken.submit(60)
         broken.finish()
 
         books = broken.settled()
@@ -102,7 +104,7 @@ def test_an_answer_that_does_not_come_or_does_not_end_costs_its_time_and_no_more
 ) -> None:
     storm = ("--storm", f"0:600:0.4:{kind}")
     with installation(database_url, tmp_path, *storm, concurrency=30, timeout_seconds=1.5) as broken:
-        broken.submit(60)
+        broken.submit(30)
         broken.finish()
 
         books = broken.settled()
@@ -196,6 +198,33 @@ def test_what_is_delivered_twice_counts_once(database_url: str, tmp_path: Path) 
 
         books = broken.settled()
         assert books.calls == books.attempts
+
+
+def test_cancelling_that_races_completion_leaves_each_task_one_end(database_url: str, tmp_path: Path) -> None:
+    """Whatever was called last is cancelled, at every moment of its attempt and after; the rest by a command."""
+    rng = random.Random(11)
+    with installation(database_url, tmp_path, latency_ms=80, concurrency=4) as broken:
+        broken.submit(120)
+        workers = [broken.worker(), broken.worker()]
+        canceller = CancellationStore(broken.database, broken.ledger)
+        asked: Counter[str] = Counter()
+        while asked.total() < 60:
+            running = broken.database.fetch("SELECT task_id FROM tasks WHERE state = 'running'")
+            chosen = tuple(task for (task,) in running if rng.random() < 0.3)
+            if chosen:
+                time.sleep(rng.uniform(0, 0.1))  # so that any step of an attempt may be the one that is raced
+                cancelled = canceller.cancel(Selection(task_ids=chosen), by="test", reason="a race")
+                asked.update(
+                    raced=cancelled.requested + cancelled.too_late.total(), waiting=cancelled.at_once
+                )
+        said = broken.control_panel("cancel", "--all", "--yes", "--reason", "enough")
+        assert said.returncode == 0, said.stderr
+        for worker in workers:
+            broken.await_end(worker)
+
+        books = broken.settled()
+        assert books.states["cancelled"] > 0
+        assert books.states["succeeded"] > 0
 
 
 def test_two_runs_of_one_day_at_once_share_it(database_url: str, tmp_path: Path) -> None:

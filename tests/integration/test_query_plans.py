@@ -120,8 +120,7 @@ def test_a_claim_of_n_takes_n_and_reads_a_few_rows_for_each(
     claimed = store.claim(DAY, "w", 100, {"sonnet": 1_000, "mini": 1_000, "nano": 1_000})
 
     assert len(claimed) == 100
-    [plan] = explained.plans
-    assert plan.rows == 100
+    assert explained.plans[-1].rows == 100
     assert_no_table_is_read_from_end_to_end(explained)
     assert (
         read(explained, "tasks") <= 3 * 100 + 100
@@ -309,10 +308,10 @@ _HISTORY = (
     FROM tasks WHERE value_score IS NOT NULL
     """,
     """
-    INSERT INTO assignments (id, decision_id, task, submission_day, strategy, outcome, model, funding, plan, transfers,
+    INSERT INTO assignments (id, decision_id, task, submission_day, strategy, outcome, model, funding, plan,
         explanation, config_hash)
     SELECT id, gen_random_uuid(), id, submission_day, 'tiered', 'assigned', model,
-        %(plans)s::jsonb -> model -> 0 ->> 'funding', %(plans)s::jsonb -> model, '{}', '{}', 'hash'
+        %(plans)s::jsonb -> model -> 0 ->> 'funding', %(plans)s::jsonb -> model, '{}', 'hash'
     FROM tasks WHERE assignment IS NOT NULL
     """,
     """
