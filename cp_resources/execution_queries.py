@@ -89,12 +89,21 @@ JOIN cp.task_scores s ON s.task = c.id
 ORDER BY c.value_score - date_part('epoch', timezone('UTC', c.submitted_at)) / 600 DESC, c.id
 """
 
+# Locked in the order of their ids, as everywhere: who cancels the same tasks meanwhile waits, and neither is undone.
 HEARTBEAT: LiteralString = """
+WITH held AS MATERIALIZED (
+    SELECT t.id, t.attempts
+    FROM unnest(%(tasks)s::bigint[], %(attempts)s::int[]) AS claimed (id, attempt)
+    JOIN cp.tasks t ON t.id = claimed.id AND t.attempts = claimed.attempt
+    WHERE t.lease_owner = %(worker)s
+    ORDER BY t.id
+    FOR NO KEY UPDATE OF t
+)
 UPDATE cp.tasks t
 SET lease_expires_at = clock_timestamp() + make_interval(secs => %(lease)s)
-FROM unnest(%(tasks)s::bigint[], %(attempts)s::int[]) AS held (id, attempt)
-WHERE t.id = held.id AND t.attempts = held.attempt AND t.lease_owner = %(worker)s
-RETURNING t.id, held.attempt
+FROM held
+WHERE t.id = held.id
+RETURNING t.id, held.attempts AS attempt
 """
 
 # Hardly ever does a row fit, and the partial index holds no other: asking costs next to nothing.
@@ -189,13 +198,21 @@ WHERE t.id = r.id AND t.attempts = r.attempts
 """
 
 RELEASE: LiteralString = """
-WITH released AS (
+WITH held AS MATERIALIZED (
+    SELECT t.id, t.attempts
+    FROM unnest(%(tasks)s::bigint[], %(attempts)s::int[]) AS claimed (id, attempt)
+    JOIN cp.tasks t ON t.id = claimed.id AND t.attempts = claimed.attempt
+    WHERE t.lease_owner = %(worker)s AND t.cancellation IS NULL
+    ORDER BY t.id
+    FOR NO KEY UPDATE OF t
+),
+released AS (
     UPDATE cp.tasks t
     SET state = 'assigned', attempts = t.attempts - 1, lease_owner = NULL, lease_expires_at = NULL,
         state_changed_at = clock_timestamp()
-    FROM unnest(%(tasks)s::bigint[], %(attempts)s::int[]) AS r (id, attempts)
-    WHERE t.id = r.id AND t.attempts = r.attempts AND t.lease_owner = %(worker)s AND t.cancellation IS NULL
-    RETURNING t.id, r.attempts
+    FROM held
+    WHERE t.id = held.id
+    RETURNING t.id, held.attempts
 )
 DELETE FROM cp.executions e USING released
 WHERE e.task = released.id AND e.attempt = released.attempts AND e.state = 'running'

@@ -238,24 +238,15 @@ class ExecutionStore:
         }
         with self._database.transaction() as connection:
             released = {row["task"] for row in _rows(connection, queries.RELEASE, parameters)}
-            left = sorted(claimed.task for claimed in unbegun if claimed.task not in released)
-            rows = _rows(
-                connection,
-                queries.LOCK_LEASED,
-                {"worker": worker, "tasks": left, "enforce": self._enforce_deadlines},
-            )
+            left = [claimed for claimed in unbegun if claimed.task not in released]
+            rows = self._lock_attempts(connection, worker, left)
             self._take_back(connection, rows, "called off before the attempt began")
         return len(released)
 
     def abandon(self, worker: str, begun: Sequence[ClaimedTask]) -> int:
         """Give back tasks whose attempt was cut off: the attempt counts as lost. Returns how many."""
-        parameters = {
-            "worker": worker,
-            "tasks": sorted(claimed.task for claimed in begun),
-            "enforce": self._enforce_deadlines,
-        }
         with self._database.transaction() as connection:
-            rows = _rows(connection, queries.LOCK_LEASED, parameters)
+            rows = self._lock_attempts(connection, worker, begun)
             return self._take_back(connection, rows, "the worker was stopped before the answer came")
 
     def requeue_expired(self) -> int:
@@ -316,22 +307,26 @@ class ExecutionStore:
         with self._database.transaction() as connection:
             return {row["model"] for row in _rows(connection, queries.ASSIGNED_MODELS, {"day": day})}
 
+    def _lock_attempts(
+        self, connection: psycopg.Connection, worker: str, claims: Sequence[ClaimedTask]
+    ) -> list[dict[str, Any]]:
+        """The tasks that are still under this worker's lease for these very attempts, and for no later one."""
+        parameters = {
+            "worker": worker,
+            "tasks": sorted(claimed.task for claimed in claims),
+            "enforce": self._enforce_deadlines,
+        }
+        attempts = {(claimed.task, claimed.attempt) for claimed in claims}
+        rows = _rows(connection, queries.LOCK_LEASED, parameters)
+        return [row for row in rows if (row["id"], row["attempts"]) in attempts]
+
     def _lock_held(
         self, connection: psycopg.Connection, worker: str, finished: Sequence[Finished]
     ) -> dict[int, dict[str, Any]]:
         """The tasks, by execution, that are still under this worker's lease for that very attempt."""
-        parameters = {
-            "worker": worker,
-            "tasks": sorted(item.claimed.task for item in finished),
-            "enforce": self._enforce_deadlines,
-        }
+        rows = self._lock_attempts(connection, worker, [item.claimed for item in finished])
         executions = {(item.claimed.task, item.claimed.attempt): item.claimed.execution for item in finished}
-        rows = _rows(connection, queries.LOCK_LEASED, parameters)
-        return {
-            executions[row["id"], row["attempts"]]: row
-            for row in rows
-            if (row["id"], row["attempts"]) in executions
-        }
+        return {executions[row["id"], row["attempts"]]: row for row in rows}
 
     def _take_back(self, connection: psycopg.Connection, rows: Sequence[Mapping[str, Any]], note: str) -> int:
         lost = [{"task": row["id"], "attempt": row["attempts"], "error": note} for row in rows]

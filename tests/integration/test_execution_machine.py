@@ -198,11 +198,12 @@ class ExecutionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.memory)
     @rule(worker=workers, picks=picks)
     def abandon(self, worker: str, picks: list[int]) -> None:
-        chosen = [one for one in self._picked(worker, picks) if self._is_held(*one)]
+        chosen = self._picked(worker, picks)
+        held = [task for task, attempt in chosen if self._is_held(task, attempt)]
 
-        assert self.store.abandon(worker, [attempt.claimed for _, attempt in chosen]) == len(chosen)
+        assert self.store.abandon(worker, [attempt.claimed for _, attempt in chosen]) == len(held)
 
-        for task, _ in chosen:
+        for task in held:
             task.lose()
 
     @precondition(lambda self: self._in_state("running"))
