@@ -23,7 +23,7 @@ DEPENDENCIES_HOLD: LiteralString = """
 """
 
 # One index descent a model, so that a model whose slots are taken costs nothing. The fences make sure that
-# the inner scan runs, and locks, only once.
+# the inner scan runs, and locks, only once; the array, that the update goes by the primary key.
 CLAIM: LiteralString = f"""
 WITH free AS MATERIALIZED (
     SELECT *
@@ -53,25 +53,28 @@ claimed AS (
         lease_owner = %(worker)s,
         lease_expires_at = clock_timestamp() + make_interval(secs => %(lease)s),
         state_changed_at = clock_timestamp()
-    FROM picked
-    WHERE t.id = picked.id
+    WHERE t.id = ANY (ARRAY(SELECT id FROM picked))
     RETURNING t.*
+),
+planned AS MATERIALIZED (
+    SELECT t.*, {RANK} AS rank, free.provider, a.decision_id, a.plan -> t.stage AS stage_of_plan,
+        (SELECT count(*) FROM cp.executions e WHERE e.task = t.id AND e.assignment = t.assignment) + 1
+            AS decision_attempt
+    FROM claimed t
+    JOIN free ON free.model = t.model
+    JOIN cp.assignments a ON a.id = t.assignment
 ),
 begun AS (
     INSERT INTO cp.executions
         (task, assignment, submission_day, attempt, stage, model, provider, funding, worker, run_id, started_at)
-    SELECT c.id, c.assignment, c.submission_day, c.attempts, c.stage, c.model, free.provider,
-        a.plan -> c.stage ->> 'funding', %(worker)s, %(run_id)s, clock_timestamp()
-    FROM claimed c
-    JOIN free ON free.model = c.model
-    JOIN cp.assignments a ON a.id = c.assignment
+    SELECT id, assignment, submission_day, attempts, stage, model, provider, stage_of_plan ->> 'funding',
+        %(worker)s, %(run_id)s, clock_timestamp()
+    FROM planned
     RETURNING id, task, provider, funding, started_at
 )
-SELECT c.id AS task, c.task_id, b.id AS execution, c.attempts::int AS attempt, a.decision_id,
-    (SELECT count(*) FROM cp.executions e WHERE e.task = c.id AND e.assignment = c.assignment) + 1
-        AS decision_attempt,
+SELECT c.id AS task, c.task_id, b.id AS execution, c.attempts::int AS attempt, c.decision_id, c.decision_attempt,
     c.stage::int AS stage, c.model, b.provider, b.funding, b.started_at,
-    coalesce(a.plan -> c.stage -> 'needs', a.plan -> c.stage -> 'amounts') AS amounts,
+    coalesce(c.stage_of_plan -> 'needs', c.stage_of_plan -> 'amounts') AS amounts,
     p.title, p.description, c.workspace, p.labels, s.output_high,
     s.input_mean + s.output_mean AS tokens_expected,
     CASE WHEN %(hand_on)s AND c.stage > 0 THEN (
@@ -81,12 +84,11 @@ SELECT c.id AS task, c.task_id, b.id AS execution, c.attempts::int AS attempt, a
     ) END AS earlier_work,
     CASE WHEN %(enforce)s THEN extract(epoch FROM c.deadline - clock_timestamp())::float8 END AS deadline_in,
     %(run_id)s::text AS run_id
-FROM claimed c
+FROM planned c
 JOIN begun b ON b.task = c.id
-JOIN cp.assignments a ON a.id = c.assignment
 JOIN cp.task_payloads p ON p.task = c.id
 JOIN cp.task_scores s ON s.task = c.id
-ORDER BY c.value_score - date_part('epoch', timezone('UTC', c.submitted_at)) / 600 DESC, c.id
+ORDER BY c.rank DESC, c.id
 """
 
 # Locked in the order of their ids, as everywhere: who cancels the same tasks meanwhile waits, and neither is undone.

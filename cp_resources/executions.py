@@ -344,24 +344,34 @@ class ExecutionStore:
     ) -> dict[int, NextStep]:
         """Settle the reservations of locked tasks, reserve for those that are tried again, and move them.
 
-        One call settles all, so that the ledger locks its accounts in one order; retries reserve on the same.
+        The ledger comes as late as can be, because others wait for it from here to the end of the transaction:
+        only what is tried again is moved after it, as that depends on what it grants.
         """
-        self._ledger.settle(connection, [*(move.settlement for move in moves), *late])
         steps = {move.task: move.step for move in moves}
-        retries = [move.retry for move in moves if move.retry]
+        _write_steps(connection, source, [move for move in moves if not move.retry], steps)
+        self._ledger.settle(connection, [*(move.settlement for move in moves), *late])
+        retried = [move for move in moves if move.retry]
+        retries = [move.retry for move in retried if move.retry]
         granted = self._ledger.reserve(connection, retries, expires_in=self._reserve_for)
-        for reservation, is_granted in zip(retries, granted, strict=True):
-            if not is_granted and reservation.task is not None:
-                steps[reservation.task] = NextStep(TaskState.QUEUED, Reason.QUOTA_EXHAUSTED)
-        for step in steps.values():
-            require_legal(source, step.state)
-        _write(connection, queries.MOVE_TASKS, [_task_row(move, steps[move.task]) for move in moves])
-        over = {task: step.state for task, step in steps.items() if step.state in FINAL_STATES}
-        Outbox.add(connection, notices_about(over))
-        cancelled = [task for task, state in over.items() if state is TaskState.CANCELLED]
-        if cancelled:
-            connection.execute(ANNOUNCE_CANCELLED, {"tasks": cancelled})
+        for move, is_granted in zip(retried, granted, strict=True):
+            if not is_granted:
+                steps[move.task] = NextStep(TaskState.QUEUED, Reason.QUOTA_EXHAUSTED)
+        _write_steps(connection, source, retried, steps)
         return steps
+
+
+def _write_steps(
+    connection: psycopg.Connection, source: TaskState, moves: Sequence[_Move], steps: Mapping[int, NextStep]
+) -> None:
+    """Move tasks, and tell of those that are over."""
+    for move in moves:
+        require_legal(source, steps[move.task].state)
+    _write(connection, queries.MOVE_TASKS, [_task_row(move, steps[move.task]) for move in moves])
+    over = {move.task: steps[move.task].state for move in moves if steps[move.task].state in FINAL_STATES}
+    Outbox.add(connection, notices_about(over))
+    cancelled = [task for task, state in over.items() if state is TaskState.CANCELLED]
+    if cancelled:
+        connection.execute(ANNOUNCE_CANCELLED, {"tasks": cancelled})
 
 
 def _claimed(row: Mapping[str, Any]) -> ClaimedTask:

@@ -20,19 +20,19 @@ from typing import Any, LiteralString
 import psycopg
 
 from benchmarks.queue_cases import platform
+from cp_resources.execution_queries import RANK
 
 prepare = platform.prepare
 
-_PICK: LiteralString = """
+_PICK: LiteralString = f"""
 WITH picked AS MATERIALIZED (
     SELECT id FROM (
         SELECT locked.id, locked.rank
         FROM unnest(%(models)s::text[]) AS free (model)
         CROSS JOIN LATERAL (
-            SELECT id, value_score - date_part('epoch', timezone('UTC', submitted_at)) / 600 AS rank FROM cp.tasks
+            SELECT id, {RANK} AS rank FROM cp.tasks t
             WHERE state = 'assigned' AND submission_day = %(day)s AND model = free.model
-            ORDER BY value_score - date_part('epoch', timezone('UTC', submitted_at)) / 600 DESC, id
-            LIMIT %(batch)s FOR NO KEY UPDATE SKIP LOCKED
+            ORDER BY {RANK} DESC, id LIMIT %(batch)s FOR NO KEY UPDATE SKIP LOCKED
         ) AS locked
     ) AS candidate
     ORDER BY rank DESC, id LIMIT %(batch)s
@@ -41,7 +41,7 @@ claimed AS (
     UPDATE cp.tasks t
     SET state = 'running', attempts = attempts + 1, lease_owner = %(worker)s,
         lease_expires_at = clock_timestamp() + interval '1 minute', state_changed_at = clock_timestamp()
-    FROM picked WHERE t.id = picked.id
+    WHERE t.id = ANY (ARRAY(SELECT id FROM picked))
     RETURNING t.id, t.assignment, t.submission_day, t.attempts, t.model
 )
 """

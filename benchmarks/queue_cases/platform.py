@@ -53,12 +53,12 @@ FROM cp.tasks
 """
 
 _ASSIGNMENTS = """
-INSERT INTO cp.assignments (decision_id, task, submission_day, strategy, outcome, model, funding, plan, transfers,
+INSERT INTO cp.assignments (decision_id, task, submission_day, strategy, outcome, model, funding, plan,
                             explanation, config_hash)
 SELECT gen_random_uuid(), id, submission_day, 'tiered', 'assigned', model, 'budget:all',
        jsonb_build_array(jsonb_build_object('model', model, 'funding', 'budget:all',
                                             'amounts', jsonb_build_object(%(account)s::text, %(reserved)s::text))),
-       '{}', '{}', 'benchmark'
+       '{}', 'benchmark'
 FROM (SELECT id, submission_day, (%(models)s::text[])[1 + id %% cardinality(%(models)s::text[])] AS model
       FROM cp.tasks) AS task
 """
