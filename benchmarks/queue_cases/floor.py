@@ -1,8 +1,8 @@
-"""The floors: hand-written SQL, two statements a batch, that leaves the same rows behind as the platform.
+"""The floors: hand-written SQL, a few statements a batch, that leaves the same rows behind as the platform.
 
 `drain` claims under a lease with SKIP LOCKED, the most valuable first, and begins an execution for each task, in one
-statement and one transaction; then, in another, it finishes executions and tasks, posts the reservations, moves
-the balances and leaves a notice. It finds everything by primary key and trusts what it read: no lease is checked, no
+statement and one transaction; then, in another, it finishes executions and tasks, posts the reservations, leaves
+notices and moves the balances last. It finds everything by primary key and trusts what it read: no lease is checked, no
 late or repeated answer noticed, nothing is voided, charged as an overrun, retried, scrubbed or judged, prompts are
 not read, and rows of accounts are locked instead of the ledger. Triggers and constraints of the tables hold for it.
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from decimal import Decimal
 from multiprocessing.synchronize import Barrier
 from typing import Any, LiteralString
 
@@ -58,7 +57,7 @@ RETURNING id, task
 
 _CLAIM_BARE: LiteralString = _PICK + "SELECT NULL, id FROM claimed"
 
-_COMPLETE: LiteralString = """
+_FINISH: LiteralString = """
 WITH finished AS (
     UPDATE cp.executions
     SET state = 'succeeded', finished_at = clock_timestamp(), http_status = 200, request_id = 'req_1',
@@ -74,14 +73,16 @@ moved AS (
 told AS (
     INSERT INTO cp.outbox (task, kind, payload)
     SELECT task, 'completed', '{}' FROM unnest(%(tasks)s) AS task
-),
-posted AS (
-    INSERT INTO cp.quota_transfers (transfer_id, phase, pending_id, reservation, debit_account, credit_account,
-                                    amount, code, task)
-    SELECT gen_random_uuid(), 'post', transfer_id, reservation, debit_account, credit_account, %(cost)s, 'use', task
-    FROM cp.quota_transfers WHERE task = ANY(%(tasks)s) AND phase = 'pending'
-),
-locked AS MATERIALIZED (
+)
+INSERT INTO cp.quota_transfers (transfer_id, phase, pending_id, reservation, debit_account, credit_account, amount,
+                                code, task)
+SELECT gen_random_uuid(), 'post', transfer_id, reservation, debit_account, credit_account, %(cost)s, 'use', task
+FROM cp.quota_transfers WHERE task = ANY(%(tasks)s) AND phase = 'pending'
+"""
+
+# By itself and last: others wait for these rows from here to the end of the transaction.
+_MOVE_BALANCES: LiteralString = """
+WITH locked AS MATERIALIZED (
     SELECT account FROM cp.quota_accounts WHERE account = ANY(ARRAY[%(account)s, 'spent:usd'])
     ORDER BY account FOR NO KEY UPDATE
 )
@@ -129,17 +130,23 @@ def _drain(
 
 
 def _complete(connection: psycopg.Connection, rows: list[tuple[Any, ...]]) -> None:
-    connection.execute(
-        _COMPLETE,
-        {
-            "executions": [execution for execution, _ in rows],
-            "tasks": [task for _, task in rows],
-            "cost": platform.COST,
-            "used": platform.COST * len(rows),
-            "reserved": Decimal(platform.RESERVED) * len(rows),
-            "account": platform.ACCOUNT,
-        },
-    )
+    with connection.transaction(), connection.pipeline():
+        connection.execute(
+            _FINISH,
+            {
+                "executions": [execution for execution, _ in rows],
+                "tasks": [task for _, task in rows],
+                "cost": platform.COST,
+            },
+        )
+        connection.execute(
+            _MOVE_BALANCES,
+            {
+                "used": platform.COST * len(rows),
+                "reserved": platform.RESERVED * len(rows),
+                "account": platform.ACCOUNT,
+            },
+        )
 
 
 def _complete_bare(connection: psycopg.Connection, rows: list[tuple[Any, ...]]) -> None:
