@@ -30,7 +30,7 @@ _BY_MODEL = """
     GROUP BY model, funding ORDER BY 3 DESC, 1, 2
 """
 _ROUND = """
-    SELECT strategy, tasks, objective, bound, gap, prices, alternatives
+    SELECT strategy, objective, bound, gap, prices, alternatives
     FROM assignment_batches WHERE submission_day = %s
     ORDER BY run_id IS NOT DISTINCT FROM %s DESC, tasks DESC, decided_at DESC LIMIT 1
 """
@@ -87,18 +87,19 @@ def assignments(
 def _proof(database: Database, day: date, run_id: str) -> dict[str, Any]:
     """How near to the best the largest round of the run was, its prices, and what other strategies would have given.
 
-    Empty where the solver held no round: the written policy has no prices and no bound.
+    The written policy asks for no prices: what is shown are those of the best assignment, and what it left of that.
     """
     found = database.fetch(_ROUND, [day, run_id])
     if not found:
         return {}
-    [(decided_by, tasks, objective, bound, gap, prices, alternatives)] = found
+    [(decided_by, objective, bound, gap, prices, alternatives)] = found
+    judged = alternatives["tasks" if decided_by == Strategy.TIERED else "of"]
     return {
         "gap": gap,
         "bound": bound,
         "value captured": bars(
             {"nothing exceeds": bound, decided_by: objective},
-            title=f"Value captured against the bound, {tasks:,} tasks",
+            title=f"Value captured against the bound, {judged:,} tasks",
             axis="value points",
         ),
         "prices": bars(
@@ -255,7 +256,7 @@ assignments_checks = checks_of(
                         ELSE greatest(most_gap, 100 * priced / nullif(bound, 0))
                     END AS allowed
                 ) AS threshold
-                WHERE gap > allowed AND submission_day = coalesce(%(day)s, submission_day)
+                WHERE gap > allowed AND strategy <> 'tiered' AND submission_day = coalesce(%(day)s, submission_day)
             """,
         ),
         Check(

@@ -25,7 +25,7 @@ from cp_core.assignment.batch import prepare
 from cp_core.assignment.capacity import Capacity
 from cp_core.assignment.decision import Decision, Outcome, reservation_key
 from cp_core.assignment.market import Catalogue
-from cp_core.assignment.optimal import Round, assign_optimal
+from cp_core.assignment.optimal import Round, assign_optimal, compare_policy, compared_tasks
 from cp_core.assignment.policy import PACED
 from cp_core.assignment.quotes import quotes_after
 from cp_core.assignment.retry import Step
@@ -122,13 +122,56 @@ class Assigner:
     def _assign_in_order(
         self, due: Sequence[int], day: date, started: datetime, races: Counter[int], run_id: str | None
     ) -> AssignmentSummary:
-        """Decide by the written policy, a batch after the other, each task locked while it is decided."""
+        """Decide by the written policy, a batch after the other, each task locked while it is decided.
+
+        What the other strategies would have given is worked out from the balances before.
+        """
+        began = time.monotonic()
         summary = AssignmentSummary()
+        seed = seed_of(day, self._store.decisions_of(day))
+        compared = self._compare(due, started, seed)
         stamp = self._stamp("batch", run_id)
         for first in range(0, len(due), self._policy.batch_size):
             batch = due[first : first + self._policy.batch_size]
             summary.add(self._assign_locked(batch, started, races, stamp))
+        if compared is not None and summary.decided:
+            with self._database.transaction() as connection:
+                self._batches.add(
+                    connection,
+                    compared,
+                    tasks=summary.decided,
+                    assigned=summary.outcomes[Outcome.ASSIGNED],
+                    day=day,
+                    strategy=self._policy.strategy,
+                    seed=seed,
+                    start=Prices({}),
+                    quotes={},
+                    config_hash=self._configuration.content_hash,
+                    run_id=run_id,
+                    seconds=time.monotonic() - began,
+                )
         return summary
+
+    def _compare(self, due: Sequence[int], started: datetime, seed: int) -> Round | None:
+        """What the written policy and every other strategy are expected to come to; None when nothing is due now."""
+        chosen = [due[position] for position in compared_tasks(len(due), seed).tolist()]
+        with self._database.transaction() as connection:
+            facts = self._store.read(connection, chosen, started, self._configuration.content_hash)
+            left_alone = self._breakers.unavailable(connection)
+        if not len(facts):
+            return None
+        return compare_policy(
+            facts.frame(),
+            round(len(due) * len(facts) / len(chosen)),
+            self._catalogue,
+            self._ledger.accounts(),
+            self._policy,
+            fairness=self._policies.fairness,
+            now=facts.now,
+            seed=seed,
+            open_breakers=left_alone,
+            threads=min(_MOST_THREADS, os.cpu_count() or 1),
+        )
 
     def _assign_at_once(
         self, due: Sequence[int], day: date, started: datetime, races: Counter[int], run_id: str | None
@@ -162,6 +205,8 @@ class Assigner:
             batch = self._batches.add(
                 connection,
                 found,
+                tasks=len(found.decisions),
+                assigned=found.assigned,
                 day=day,
                 strategy=strategy,
                 seed=seed,

@@ -54,6 +54,8 @@ class AssignmentBatches:
         connection: psycopg.Connection,
         round: Round,
         *,
+        tasks: int,
+        assigned: int,
         day: date,
         strategy: str,
         seed: int,
@@ -63,9 +65,11 @@ class AssignmentBatches:
         run_id: str | None,
         seconds: float,
     ) -> UUID:
-        """Store a round before its decisions are, and return its id.
+        """Store a round, and return its id.
 
-        `assigned` is what it gave out: a task that another process decides first is in it all the same.
+        Args:
+            tasks, assigned: how many were decided, and given a plan. A solver's round is stored before its decisions
+                are: a task that another process decides first is in it all the same.
         """
         identity = uuid4()
         row: dict[str, Any] = {
@@ -74,8 +78,8 @@ class AssignmentBatches:
             "strategy": strategy,
             "seed": seed,
             "started_from": start.batch,
-            "tasks": len(round.decisions),
-            "assigned": round.assigned,
+            "tasks": tasks,
+            "assigned": assigned,
             "objective": round.objective,
             "bound": round.bound,
             "gap": round.gap,
@@ -89,7 +93,7 @@ class AssignmentBatches:
             "alternatives": Jsonb(
                 {
                     "tasks": round.compared,
-                    "of": len(round.decisions),
+                    "of": tasks,
                     "strategies": {name: asdict(one) for name, one in round.alternatives.items()},
                 }
             ),

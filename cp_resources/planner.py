@@ -599,7 +599,7 @@ FROM cp.tasks t
 LEFT JOIN cp.task_scores s ON s.task = t.id
 LEFT JOIN LATERAL (
     SELECT b.id, {QUOTED} AS prices FROM cp.assignment_batches b
-    WHERE b.strategy = %%(strategy)s AND b.config_hash = %%(config_hash)s
+    WHERE b.strategy = %%(strategy)s AND b.strategy <> 'tiered' AND b.config_hash = %%(config_hash)s
     ORDER BY b.decided_at DESC LIMIT 1
 ) AS latest ON true
 WHERE t.task_id = %%(task_id)s

@@ -380,12 +380,7 @@ def _unusable(task: Mapping[str, Any], problem: _Problem) -> Decision:
 
 def _proven(decision: Decision, check: Precheck, code: int) -> Decision:
     """The decision with the figures that prove what is lacking."""
-    lacks = [
-        {"account": lack.account, "needed_at_least": lack.needed_at_least, "available": lack.available}
-        for lack in check.proof(0, code)
-        if lack.needed_at_least > lack.available  # else what it holds is kept for others
-    ]
-    return replace(decision, explanation={**decision.explanation, "lacking": lacks})
+    return replace(decision, explanation={**decision.explanation, "lacking": check.figures(0, code)})
 
 
 def _for_task(decision: Decision, task: Mapping[str, Any], accounts: Sequence[Account]) -> Decision:

@@ -1,6 +1,7 @@
 """The strategies that the solver serves: a whole batch decided at once, at prices of the accounts.
 
-Tasks that cannot be decided now are turned away, the market of the rest is cleared (`clearing`), and every task gets
+Tasks that cannot be decided now, or that capacity lacks for whatever they are given (`precheck`), are turned away
+before any search, the market of the rest is cleared (`clearing`), and every task gets
 its decision with what it was weighed against (`verdicts`). What the other strategies would have given is forecast
 beside it, on the batch itself or on a sample of it.
 """
@@ -21,15 +22,18 @@ from cp_core.assignment.batch import Batch, prepare
 from cp_core.assignment.capacity import Capacity
 from cp_core.assignment.clearing import Rules, clear, starting_prices
 from cp_core.assignment.decision import Decision
+from cp_core.assignment.eligibility import ELIGIBLE
 from cp_core.assignment.exploration import ExplorationPolicy
 from cp_core.assignment.fairness import FairnessPolicy
 from cp_core.assignment.market import Catalogue, Market, open_market
 from cp_core.assignment.packed import Legend
 from cp_core.assignment.policy import AssignmentPolicy
+from cp_core.assignment.precheck import Precheck
 from cp_core.assignment.solver import NO_PLAN
 from cp_core.assignment.strategies import OBJECTIVES, Strategy
 from cp_core.assignment.tiered import tiered_options
 from cp_core.quota.account import Account
+from cp_core.tasks.reasons import Reason
 
 Doubles = NDArray[np.float64]
 Choice = NDArray[np.int16]
@@ -135,6 +139,9 @@ def assign_optimal(
     capacity = Capacity(accounts)
     batch = prepare(tasks, catalogue.options, capacity, policy, now=now, open_breakers=open_breakers)
     market = _market(batch, catalogue, accounts, fairness)
+    check = _precheck(batch, market)
+    lacking = check.codes().astype(bool) & _is_open(batch)
+    market, batch = market.without(lacking), _turn_away(batch, lacking)
     rules = Rules(
         strategy,
         fairness,
@@ -146,8 +153,8 @@ def assign_optimal(
     )
     cleared = clear(market, batch.tasks, rules)
     names, solution = catalogue.accounts, cleared.solution
-    compared = _compared(len(tasks), seed) if compare else np.empty(0, dtype=np.intp)
-    decided = verdicts.Verdicts(batch, market, strategy, cleared)
+    compared = compared_tasks(len(tasks), seed) if compare else np.empty(0, dtype=np.intp)
+    decided = verdicts.Verdicts(batch, market, strategy, cleared, check)
     return Round(
         decisions=decided,
         assigned=decided.assigned,
@@ -161,10 +168,72 @@ def assign_optimal(
         evaluations=solution.evaluations,
         forecast=forecast(market, cleared.choice, _values(batch)),
         compared=len(compared),
-        alternatives=_alternatives(batch, market, accounts, rules, compared) if compare else {},
+        alternatives=_alternatives(batch, market, accounts, compared, len(tasks), rules) if compare else {},
+        considered=int(market.codes.size),
+        pruned=_pruned(market, lacking),
+    )
+
+
+def compare_policy(
+    tasks: pd.DataFrame,
+    of: int,
+    catalogue: Catalogue,
+    accounts: Sequence[Account],
+    policy: AssignmentPolicy,
+    *,
+    fairness: FairnessPolicy,
+    now: datetime,
+    seed: int,
+    open_breakers: Collection[str] = (),
+    threads: int = 1,
+) -> Round:
+    """What the written policy is expected to come to, beside the other strategies and the best that there is.
+
+    Args:
+        tasks: as for `assign_optimal`, n of the `of` tasks of a batch; every account holds its share for them.
+
+    Returns:
+        A round without decisions, about the n tasks: the objective is that of maximize_value, reached by the policy's
+        plans; prices and bound are those of the best assignment.
+    """
+    batch = prepare(
+        tasks, catalogue.options, Capacity(accounts), policy, now=now, open_breakers=open_breakers
+    )
+    market = _market(batch, catalogue, accounts, fairness)
+    rules = Rules(
+        Strategy.MAXIMIZE_VALUE, fairness, ExplorationPolicy(rate=0), seed=seed, threads=threads, rooms={}
+    )
+    every = np.arange(len(tasks))
+    part = market.of(every, len(tasks) / of)
+    choice = _tiered_choice(batch, market, accounts, every, of)
+    worth = part.worth(Strategy.MAXIMIZE_VALUE)
+    best = part.clear(worth, seed=seed, start=starting_prices(market, rules), threads=threads)
+    given = np.flatnonzero(choice != NO_PLAN)
+    objective = float(worth[choice[given], given].sum())
+    names = catalogue.accounts
+    return Round(
+        decisions=[],
+        assigned=len(given),
+        prices=dict(zip(names, best.prices.tolist(), strict=True)),
+        available=dict(zip(names, part.capacity.tolist(), strict=True)),
+        lapsing=dict(zip(names, part.lapsing.tolist(), strict=True)),
+        objective=objective,
+        bound=best.bound,
+        gap=min(max(1 - objective / best.bound, 0.0), 1.0) if best.bound > 0 else 0.0,
+        evaluations=best.evaluations,
+        forecast=forecast(part, choice, _values(batch)),
+        compared=len(tasks),
+        alternatives=_alternatives(batch, market, accounts, every, of, rules),
         considered=int(market.codes.size),
         pruned=market.pruned(),
     )
+
+
+def compared_tasks(tasks: int, seed: int) -> NDArray[np.intp]:
+    """Positions of the tasks of a batch on which strategies are compared, ascending: all, or a sample."""
+    if tasks <= COMPARED_WHOLE:
+        return np.arange(tasks)
+    return np.sort(np.random.default_rng(seed).choice(tasks, COMPARED_SAMPLE, replace=False))
 
 
 def forecast(market: Market, choice: Choice, values: Doubles) -> Forecast:
@@ -203,21 +272,55 @@ def _values(batch: Batch) -> Doubles:
     return batch.tasks["value_score"].to_numpy(dtype=np.float64)
 
 
-def _compared(tasks: int, seed: int) -> NDArray[np.intp]:
-    """Positions of the tasks on which strategies are compared, ascending."""
-    if tasks <= COMPARED_WHOLE:
-        return np.arange(tasks)
-    return np.sort(np.random.default_rng(seed).choice(tasks, COMPARED_SAMPLE, replace=False))
+def _precheck(batch: Batch, market: Market) -> Precheck:
+    """What each option would take alone, against what the accounts hold. The solver's strategies know no tiers."""
+    catalogue, book = market.catalogue, market.catalogue.book
+    alone = [book.charge_of_alone(option) for option in range(len(batch.options))]
+    possible = batch.eligible.codes_in_any_tier == ELIGIBLE
+    return Precheck(
+        need=market.outlook.charges[alone].T,
+        possible=possible,
+        in_tier=possible,
+        draws=catalogue.draws[alone] > 0,
+        available=market.capacity,
+        accounts=catalogue.accounts,
+    )
+
+
+def _is_open(batch: Batch) -> NDArray[np.bool_]:
+    return np.array([reason is None for reason in batch.standing])
+
+
+def _turn_away(batch: Batch, lacking: NDArray[np.bool_]) -> Batch:
+    """The batch in which tasks that capacity lacks for, whatever they are given, need not be looked at further."""
+    if not lacking.any():
+        return batch
+    standing = [
+        Reason.INSUFFICIENT_GLOBAL_CAPACITY if is_lacking else reason
+        for is_lacking, reason in zip(lacking.tolist(), batch.standing, strict=True)
+    ]
+    return replace(batch, standing=standing)
+
+
+def _pruned(market: Market, lacking: NDArray[np.bool_]) -> dict[str, int]:
+    """How many pairs of plan and task were ruled out, by reason."""
+    pairs = int(lacking.sum()) * len(market.codes)
+    found = {str(Reason.INSUFFICIENT_GLOBAL_CAPACITY): pairs} if pairs else {}
+    return market.pruned() | found
 
 
 def _alternatives(
-    batch: Batch, market: Market, accounts: Sequence[Account], rules: Rules, compared: NDArray[np.intp]
+    batch: Batch,
+    market: Market,
+    accounts: Sequence[Account],
+    compared: NDArray[np.intp],
+    of: int,
+    rules: Rules,
 ) -> dict[str, Forecast]:
-    """What each strategy would have come to on some of the tasks, with a proportional part of every account."""
-    share = len(compared) / len(batch.tasks)
-    part = market if share == 1 else market.of(compared, share)
+    """What each strategy would have come to on some of `of` tasks, with a proportional part of every account."""
+    part = market if len(compared) == of else market.of(compared, len(compared) / of)
     values = _values(batch)[compared]
-    choices: dict[Strategy, Choice] = {Strategy.TIERED: _tiered_choice(batch, market, accounts, compared)}
+    choices: dict[Strategy, Choice] = {Strategy.TIERED: _tiered_choice(batch, market, accounts, compared, of)}
     start = starting_prices(market, rules)
     for strategy in OBJECTIVES:
         solution = part.clear(part.worth(strategy), seed=rules.seed, start=start, threads=rules.threads)
@@ -226,10 +329,10 @@ def _alternatives(
 
 
 def _tiered_choice(
-    batch: Batch, market: Market, accounts: Sequence[Account], compared: NDArray[np.intp]
+    batch: Batch, market: Market, accounts: Sequence[Account], compared: NDArray[np.intp], of: int
 ) -> Choice:
-    """Plans that the written policy would give to some of the tasks."""
-    share = Decimal(len(compared)) / len(batch.tasks)
+    """Plans that the written policy would give to some of `of` tasks."""
+    share = Decimal(len(compared)) / of
     part = [
         replace(account, limit=account.limit * share, available=account.available * share)
         for account in accounts

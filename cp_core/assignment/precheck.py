@@ -7,7 +7,8 @@ Every plan starts with one option in full, so where no option fits, no plan does
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,8 +60,10 @@ class Precheck:
 
     def codes(self) -> NDArray[np.int8]:
         """What each task lacks, positions in `REASONS`, (n,). A task without any possible option lacks nothing here."""
-        fits = self.possible & (self.need <= self._room())
-        codes = np.zeros(len(self.need), dtype=np.int8)
+        room, codes = self._room(), np.zeros(len(self.need), dtype=np.int8)
+        if (self.need.max(axis=0, initial=0.0) <= room).all():
+            return codes
+        fits = self.possible & (self.need <= room)
         codes[(self.possible & self.in_tier).any(axis=1) & ~(fits & self.in_tier).any(axis=1)] = _TIER
         codes[self.possible.any(axis=1) & ~fits.any(axis=1)] = _GLOBAL
         return codes
@@ -77,6 +80,10 @@ class Precheck:
             )
             for account in np.unique(tightest[asked]).tolist()
         ]
+
+    def figures(self, row: int, code: int) -> list[dict[str, Any]]:
+        """`proof` as explanations hold it, without accounts whose quota suffices and is kept for others."""
+        return [asdict(lack) for lack in self.proof(row, code) if lack.needed_at_least > lack.available]
 
     def _room(self) -> Doubles:
         """The most that each option could draw, (m,): what its emptiest account holds."""

@@ -7,7 +7,7 @@ is kept as numbers (`packed`). The prices of the accounts are stored once, with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any, overload
 
@@ -33,6 +33,7 @@ from cp_core.assignment.packed import (
     Legend,
     Packed,
 )
+from cp_core.assignment.precheck import REASONS, Precheck
 from cp_core.assignment.solver import NO_PLAN
 from cp_core.assignment.strategies import Strategy
 from cp_core.quota.account import Unit
@@ -53,13 +54,24 @@ _DECIMALS = {"success": 4, "list_usd": 6, "billed_usd": 6, "seconds": 1, "worth"
 class Verdicts(Sequence[Decision]):
     """One decision a task, the overdue first, then by falling value. Each is made when it is asked for.
 
+    Args:
+        check: proves, for tasks turned away before the search, what capacity lacks.
+
     Attributes:
         legend: of the decisions' explanations, which are `Packed`.
         assigned: how many get a plan.
     """
 
-    def __init__(self, batch: Batch, market: Market, strategy: Strategy, cleared: Cleared) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        market: Market,
+        strategy: Strategy,
+        cleared: Cleared,
+        check: Precheck | None = None,
+    ) -> None:
         self._batch = batch
+        self._check = check
         self._reasons = _reasons(batch, market, cleared)
         groups, excluded = _excluded(batch)
         names = {name: _coded(_column(batch, name)) for name in NAMES}
@@ -103,7 +115,7 @@ class Verdicts(Sequence[Decision]):
     def _decision(self, row: int) -> Decision:
         reason = self._reasons[row]
         standing = self._batch.standing[row]
-        own = None if standing is None else _own_facts(standing, self._batch.records[row])
+        own = None if standing is None else self._own_facts(standing, row)
         is_given = reason is None
         return Decision(
             self._tasks[row],
@@ -116,6 +128,20 @@ class Verdicts(Sequence[Decision]):
             Packed(self._figures[row], self.legend, own),
             self._propensity[row] if is_given else None,
         )
+
+    def _own_facts(self, standing: Reason, row: int) -> dict[str, Any]:
+        """Why a task is not to be decided now, where that cannot be said in the numbers that all have."""
+        task = self._batch.records[row]
+        match standing:
+            case Reason.DEADLINE_PASSED:
+                return {"deadline": task["deadline"].isoformat()}
+            case Reason.DEPENDENCY_FAILED:
+                return {"dependencies": task["dependencies_failed"]}
+            case Reason.DEPENDENCY_PENDING:
+                return {"dependencies": task["dependencies_pending"]}
+            case Reason.INSUFFICIENT_GLOBAL_CAPACITY if self._check is not None:
+                return {"lacking": self._check.figures(row, REASONS.index(standing))}
+        return {}
 
 
 def _outcome(reason: Reason) -> Outcome:
@@ -144,18 +170,6 @@ def _reasons(batch: Batch, market: Market, cleared: Cleared) -> list[Reason | No
         else:
             reasons[row] = Reason.OUTBID if is_worth_it[position] else Reason.COST_ABOVE_VALUE
     return reasons
-
-
-def _own_facts(standing: Reason, task: Mapping[str, Any]) -> dict[str, Any]:
-    """Why a task is not to be decided now, where that cannot be said in numbers."""
-    match standing:
-        case Reason.DEADLINE_PASSED:
-            return {"deadline": task["deadline"].isoformat()}
-        case Reason.DEPENDENCY_FAILED:
-            return {"dependencies": task["dependencies_failed"]}
-        case Reason.DEPENDENCY_PENDING:
-            return {"dependencies": task["dependencies_pending"]}
-    return {}
 
 
 def _excluded(batch: Batch) -> tuple[NDArray[np.intp], list[dict[str, list[str]]]]:

@@ -18,7 +18,7 @@ from cp_core.assignment.exploration import ExplorationPolicy
 from cp_core.assignment.fairness import FairnessPolicy
 from cp_core.assignment.narration import in_words
 from cp_core.assignment.plans import PlanPolicy
-from cp_core.assignment.strategies import OBJECTIVES
+from cp_core.assignment.strategies import OBJECTIVES, Strategy
 from cp_core.policy.policies import Policies
 from cp_core.tasks.reasons import Reason
 from cp_resources import assigner as assigner_module
@@ -102,6 +102,27 @@ def test_a_round_records_what_every_strategy_would_have_given(database: Database
     assert alternatives["of"] == 12
     assert alternatives["strategies"]["maximize_value"]["value"] == pytest.approx(forecast["value"])
     assert alternatives["strategies"]["tiered"]["value"] <= forecast["value"]
+
+
+def test_a_round_of_the_written_policy_records_them_too_and_prices_nothing_inline(database: Database) -> None:
+    config = configuration()
+    for number in range(6):
+        add_task(database, f"T-{number}", 40.0 + 10 * number)
+    assign(database, config)
+    [(strategy, tasks, assigned, gap, alternatives)] = database.fetch(
+        "SELECT strategy, tasks, assigned, gap, alternatives FROM assignment_batches"
+    )
+    assert (strategy, tasks, assigned) == (
+        "tiered",
+        6,
+        4,
+    )  # 60 and 70 may have tiers that there is no model of
+    assert 0 <= gap <= 1
+    assert set(alternatives["strategies"]) == {one.value for one in Strategy}
+    assert alternatives["strategies"]["tiered"]["assigned"] == 4
+    add_task(database, "alone", 50.0)
+    alone = Planner(database, Ledger(database), config).decide("alone")
+    assert alone.batch is None
 
 
 def test_the_next_round_starts_at_the_prices_of_the_one_before(database: Database) -> None:

@@ -1,4 +1,4 @@
-"""Asset `assignments` when the solver decides: what it shows of the proof, and that its checks hold."""
+"""Asset `assignments` under every strategy: what it shows of the proof, and that its checks hold."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from test_assets import metadata_of
 from worked_day import DAY, failed_checks, rows, run, submit
 
 from cp_core.assignment.fairness import FairnessPolicy
-from cp_core.assignment.strategies import OBJECTIVES, Strategy
+from cp_core.assignment.strategies import Strategy
 from cp_definitions import build_defs
 from cp_resources.configuration import load_configuration
 from cp_resources.settings import Settings
 
 
-@pytest.mark.parametrize("strategy", OBJECTIVES)
-def test_a_day_that_the_solver_decides_is_worked_through_and_shows_its_proof(
-    database, simulator_url, tmp_path, strategy
-):
+@pytest.mark.parametrize("strategy", Strategy)
+def test_a_day_is_worked_through_and_shows_its_proof(database, simulator_url, tmp_path, strategy):
     submit(database, rows(DAY), tmp_path)
     settings = Settings(home=tmp_path, simulator_url=simulator_url)
     shipped = load_configuration(settings.config_dir)

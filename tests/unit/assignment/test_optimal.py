@@ -6,9 +6,10 @@ from dataclasses import asdict
 from datetime import timedelta
 
 import numpy as np
+import pandas as pd
 import pytest
-from hand_made import NOW
-from market_tasks import CATALOGUE, decide, market_task
+from hand_made import NOW, accounts
+from market_tasks import CATALOGUE, REGISTRY, SINGLES, decide, market_task
 
 from cp_core.assignment import optimal
 from cp_core.assignment.decision import Outcome
@@ -231,11 +232,56 @@ def test_a_large_batch_is_compared_on_a_sample_with_its_share_of_the_accounts(mo
     assert found.forecast.assigned == 40
 
 
-def test_an_empty_batch_is_no_work():
-    import pandas as pd
-    from hand_made import accounts
-    from market_tasks import REGISTRY, SINGLES
+def test_the_written_policy_is_measured_against_the_best_that_there_is():
+    tasks = pd.DataFrame([market_task(1, 95), market_task(2, 50)])
+    found = optimal.compare_policy(
+        tasks,
+        2,
+        SINGLES,
+        accounts(REGISTRY),
+        AssignmentPolicy(),
+        fairness=FairnessPolicy(),
+        now=NOW,
+        seed=1,
+    )
+    assert list(found.decisions) == []
+    assert (found.assigned, found.compared) == (2, 2)
+    assert found.forecast == found.alternatives["tiered"]
+    assert set(found.alternatives) == {strategy.value for strategy in Strategy}
+    best = decide(*[dict(row) for _, row in tasks.iterrows()])
+    assert found.objective <= best.objective <= found.bound + 1e-6
+    assert found.gap == pytest.approx(1 - found.objective / found.bound)
 
+
+def test_a_sample_of_a_batch_is_given_its_share_of_the_accounts():
+    tasks = pd.DataFrame([market_task(n, 95) for n in range(10)])
+    held = accounts(REGISTRY, five_hour=40 * TOKENS, api=0)
+    found = optimal.compare_policy(
+        tasks, 20, SINGLES, held, AssignmentPolicy(), fairness=FairnessPolicy(), now=NOW, seed=1
+    )
+    assert found.available["claude-max/5-hour"] == 20 * TOKENS
+
+
+# --- capacity checks before the search ---
+
+
+def test_a_task_that_no_account_can_pay_for_is_turned_away_before_the_search_with_the_figures():
+    small, large = market_task(1, 50), market_task(2, 60, input_mean=60_000.0, input_high=90_000.0)
+    found = decide(small, large, held={"five_hour": 30_000, "api": 0})
+    turned_away, given = found.decisions
+    assert given.outcome is Outcome.ASSIGNED
+    assert (turned_away.outcome, turned_away.reason) == (
+        Outcome.DEFERRED,
+        Reason.INSUFFICIENT_GLOBAL_CAPACITY,
+    )
+    lacking = {lack["account"]: lack for lack in turned_away.explanation["lacking"]}
+    assert lacking["claude-max/5-hour"]["available"] == 30_000
+    assert lacking["claude-max/5-hour"]["needed_at_least"] == 62_000
+    assert found.pruned["INSUFFICIENT_GLOBAL_CAPACITY"] == len(SINGLES.book)
+    assert "alternatives" not in turned_away.explanation
+
+
+def test_an_empty_batch_is_no_work():
     found = optimal.assign_optimal(
         pd.DataFrame(),
         SINGLES,
