@@ -1,0 +1,293 @@
+"""The success model: how likely each model's work on each task is good enough, from the task's kind and text.
+
+The log-odds of a task with a model are a sum of effects, each shrunk toward none: the model; the task's domain and
+complexity; the words and the style of its text; and how all of these differ from model to model. A task's own effect,
+shared by all models that tried it, keeps what makes a task hard out of the comparison of models. What was fitted is
+calibrated on rows that the fit did not see (Platt, 1999).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import expit, logit
+
+from cp_core.learning.random_effects import Effects, fit_effects
+from cp_core.learning.task_texts import TaskTexts
+
+Doubles = NDArray[np.float64]
+Codes = NDArray[np.intp]
+
+CATEGORIES = ("domain", "complexity")
+"""Columns of tasks that are looked at when they are there; names are free."""
+
+_AXES = 256
+_FOLDS = 5
+_PASSES = 3
+_CERTAIN = 1e-3  # no probability is nearer to 0 or 1 than this
+
+
+@dataclass(frozen=True)
+class SuccessModel:
+    """Predicts success.
+
+    Attributes:
+        models: the m models that it knows.
+        task_effect_sd: deviation of the tasks' own effects, in log-odds: how much a failure of one model says of all.
+    """
+
+    models: tuple[str, ...]
+    task_effect_sd: float
+    _features: _Features
+    _parts: _Parts
+    _calibration: _Calibration
+
+    @classmethod
+    def fit(cls, tasks: pd.DataFrame, outcomes: pd.DataFrame, *, seed: int) -> SuccessModel:
+        """Learn from what models made of tasks.
+
+        Args:
+            tasks: indexed by task, with title and description, and any of `CATEGORIES`; missing is a value.
+            outcomes: rows of task (of the index), model, success (0..1) and, if rows count differently, weight.
+            seed: of the folds and of the axes of texts.
+
+        Raises:
+            ValueError: there is no outcome, or one of a task that is not given.
+        """
+        rows = _Rows.of_frames(tasks, outcomes)
+        features = _Features.learn(tasks, seed=seed)
+        blocks = features.blocks(tasks)
+        parts = _Parts.fit(rows, blocks)
+        folds = np.random.default_rng(seed).permutation(len(tasks)) % _FOLDS
+        common, own = np.zeros((2, len(rows.success)))
+        for fold in range(_FOLDS):
+            held = folds[rows.tasks] == fold
+            if held.all():
+                continue
+            everywhere = _Parts.fit(rows.where(~held), blocks, like=parts).everywhere(blocks)
+            common[held], own[held] = (part[rows.tasks[held], rows.of[held]] for part in everywhere)
+        calibration = _Calibration.fit(rows, common, own)
+        return cls(rows.models, parts.task_effect_sd, features, parts, calibration)
+
+    def predict(self, tasks: pd.DataFrame) -> pd.DataFrame:
+        """Probability of success: a row a task, in the order and with the index of `tasks`, and a column a model."""
+        common, own = self._parts.everywhere(self._features.blocks(tasks))
+        found = expit(self._calibration.applied(common, own))
+        return pd.DataFrame(
+            np.clip(found, _CERTAIN, 1 - _CERTAIN), index=tasks.index, columns=list(self.models)
+        )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Outcomes as columns; `tasks` and `of` are places of the task and the model."""
+
+    models: tuple[str, ...]
+    tasks: Codes
+    of: Codes
+    success: Doubles
+    weight: Doubles
+    size: int
+
+    @classmethod
+    def of_frames(cls, tasks: pd.DataFrame, outcomes: pd.DataFrame) -> _Rows:
+        if outcomes.empty:
+            raise ValueError("there is nothing to learn from: no outcome was given")
+        places = tasks.index.get_indexer(pd.Index(outcomes["task"]))
+        if (places < 0).any():
+            unknown = outcomes["task"].to_numpy()[places < 0][0]
+            raise ValueError(f"an outcome names task {unknown!r}, which is not among the tasks")
+        of, models = pd.factorize(outcomes["model"], sort=True)
+        weight = outcomes["weight"] if "weight" in outcomes else np.ones(len(outcomes))
+        return cls(
+            models=tuple(str(model) for model in models),
+            tasks=np.asarray(places, dtype=np.intp),
+            of=np.asarray(of, dtype=np.intp),
+            success=np.asarray(outcomes["success"], dtype=np.float64),
+            weight=np.asarray(weight, dtype=np.float64),
+            size=len(tasks),
+        )
+
+    def where(self, chosen: NDArray[np.bool_]) -> _Rows:
+        return _Rows(
+            self.models,
+            self.tasks[chosen],
+            self.of[chosen],
+            self.success[chosen],
+            self.weight[chosen],
+            self.size,
+        )
+
+
+@dataclass(frozen=True)
+class _Features:
+    """What a task looks like: levels of its categories, and its text."""
+
+    levels: Mapping[str, pd.Index[Any]]
+    texts: TaskTexts | None
+
+    @classmethod
+    def learn(cls, tasks: pd.DataFrame, *, seed: int) -> _Features:
+        texts = _texts(tasks)
+        told = len(set(texts)) > 1
+        return cls(
+            levels={name: pd.Index(column.unique()) for name, column in _categories(tasks)},
+            texts=TaskTexts.learn(texts, axes=_AXES, seed=seed) if told else None,
+        )
+
+    def blocks(self, tasks: pd.DataFrame) -> list[Doubles]:
+        """Blocks of columns of the tasks; a level that was never met has none of its block."""
+        columns = dict(_categories(tasks))
+        nothing = pd.Series([""] * len(tasks), dtype="str")
+        blocks = [
+            np.asarray(
+                levels.get_indexer(pd.Index(columns.get(name, nothing)))[:, None] == np.arange(len(levels)),
+                np.float64,
+            )
+            for name, levels in self.levels.items()
+            if len(levels) > 1
+        ]
+        if self.texts:
+            texts = _texts(tasks)
+            blocks += [self.texts.words(texts), self.texts.style(texts)]
+        return blocks or [np.zeros((len(tasks), 1))]
+
+
+def _categories(tasks: pd.DataFrame) -> Iterator[tuple[str, pd.Series[str]]]:
+    """The categories that tasks have, and the pair of them, as text."""
+    columns = {name: tasks[name].astype("str").fillna("") for name in CATEGORIES if name in tasks}
+    yield from columns.items()
+    if len(columns) > 1:
+        yield (
+            " x ".join(columns),
+            pd.Series(list(map("\n".join, zip(*columns.values(), strict=True))), dtype="str"),
+        )
+
+
+def _texts(tasks: pd.DataFrame) -> list[str]:
+    parts = [tasks[name].fillna("").astype("str") for name in ("title", "description") if name in tasks]
+    return [" \n".join(part for part in texts if part) for texts in zip(*parts, strict=True)] or [""] * len(
+        tasks
+    )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The sum: an intercept a model, effects common to all models, and each model's own on top."""
+
+    intercepts: Doubles
+    common: Effects
+    own: tuple[Effects, ...]
+    task_effect_sd: float
+
+    @classmethod
+    def fit(cls, rows: _Rows, blocks: Sequence[Doubles], *, like: _Parts | None = None) -> _Parts:
+        """Fit each part beside the others, in turn; variances are those of `like` where it is given."""
+        columns = np.hstack(blocks)
+        at_rows = [block[rows.tasks] for block in blocks]
+        members = [np.flatnonzero(rows.of == model) for model in range(len(rows.models))]
+        intercepts = _intercepts(rows, members)
+        base = intercepts[rows.of]
+        nothing = Effects(np.zeros(columns.shape[1]), ())
+        common = like.common if like else None
+        own: list[Effects | None] = list(like.own) if like else [None] * len(members)
+        own_shift = np.zeros(len(rows.success))
+        task_effects, variance = np.zeros(rows.size), like.task_effect_sd**2 if like else 0.5
+        for _ in range(_PASSES if len(members) > 1 else 1):
+            common = fit_effects(
+                at_rows,
+                rows.success,
+                base + own_shift + task_effects[rows.tasks],
+                weights=rows.weight,
+                start=common,
+                precision=like.common.precision if like else None,
+            )
+            common_shift = (columns @ common.weights)[rows.tasks]
+            task_effects, found = _task_effects(rows, base + own_shift + common_shift, variance)
+            variance = variance if like else found
+            shift = base + common_shift + task_effects[rows.tasks]
+            for model, places in enumerate(members):
+                if not len(places) or len(members) == 1:
+                    own[model] = nothing
+                    continue
+                effects = fit_effects(
+                    [block[places] for block in at_rows],
+                    rows.success[places],
+                    shift[places],
+                    weights=rows.weight[places],
+                    start=own[model],
+                    precision=like.own[model].precision if like else None,
+                )
+                own[model] = effects
+                own_shift[places] = columns[rows.tasks[places]] @ effects.weights
+        return cls(
+            intercepts, common or nothing, tuple(one or nothing for one in own), float(np.sqrt(variance))
+        )
+
+    def everywhere(self, blocks: Sequence[Doubles]) -> tuple[Doubles, Doubles]:
+        """What is common to all models, with their intercepts, and what is each model's own: (n, m) log-odds each."""
+        columns = np.hstack(blocks)
+        common = self.intercepts + (columns @ self.common.weights)[:, None]
+        return common, columns @ np.column_stack([effects.weights for effects in self.own])
+
+
+def _intercepts(rows: _Rows, members: Sequence[Codes]) -> Doubles:
+    """Log-odds of each model's rate, as if it had two more rows at the rate of all."""
+    whole = (rows.weight @ rows.success + 0.5) / (rows.weight.sum() + 1)
+    return np.array(
+        [
+            logit((rows.weight[places] @ rows.success[places] + 2 * whole) / (rows.weight[places].sum() + 2))
+            for places in members
+        ]
+    )
+
+
+def _task_effects(rows: _Rows, offset: Doubles, variance: float) -> tuple[Doubles, float]:
+    """Each task's own effect (size,), and the variance of such effects: EM under Laplace's approximation.
+
+    One outcome of a task cannot tell its own effect from chance: only those with more are looked at.
+    """
+    tries = np.bincount(rows.tasks, minlength=rows.size)
+    several = tries > 1
+    effects = np.zeros(rows.size)
+    if not several.any():
+        return effects, variance
+    for _ in range(4):
+        expected = expit(offset + effects[rows.tasks])
+        gain = (
+            np.bincount(rows.tasks, rows.weight * (rows.success - expected), rows.size) - effects / variance
+        )
+        curve = np.bincount(rows.tasks, rows.weight * expected * (1 - expected), rows.size) + 1 / variance
+        effects = np.where(several, effects + np.clip(gain / curve, -2, 2), 0.0)
+    updated = float(np.mean((effects**2 + 1 / curve)[several]))
+    return effects, float(np.clip(updated, 0.01, 9.0))
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """How much of each part held on rows that the fit had not seen: slopes of the parts, and a shift a model."""
+
+    slopes: Doubles
+    shifts: Doubles
+
+    @classmethod
+    def fit(cls, rows: _Rows, common: Doubles, own: Doubles) -> _Calibration:
+        """Slopes are thought to lie about 1, and shifts about 0."""
+        of = (rows.of[:, None] == np.arange(len(rows.models))).astype(np.float64)
+        moved = fit_effects(
+            [np.column_stack([common, own]), of],
+            rows.success,
+            common + own,
+            weights=rows.weight,
+            precision=(4.0, 4.0),
+        ).weights
+        return cls(np.maximum(1 + moved[:2], 0.0), moved[2:])
+
+    def applied(self, common: Doubles, own: Doubles) -> Doubles:
+        """Log-odds (n, m) of the two parts."""
+        return np.asarray(common * self.slopes[0] + own * self.slopes[1] + self.shifts, dtype=np.float64)
