@@ -23,7 +23,7 @@ class _Section(BaseModel):
 class TokenFactors(_Section):
     """Actual tokens over those that a task's own estimate expects on average.
 
-    `low` and `high` enclose 80 % of what is used; they multiply the same expected number.
+    `low` and `high` enclose 80 % of what is used; they, and the median, multiply the same expected number, the mean.
     """
 
     mean: Factor = 1.0
@@ -90,7 +90,7 @@ class Calibration(_Section):
         return self.success.get(model, {}).get(domain, {}).get(complexity)
 
     def tokens_of(self, model: str, domain: Domain) -> ModelTokens:
-        """Token factors of a model in a domain; ones where nothing was learned."""
+        """Token factors of a model in a domain; where nothing was learned, ones that leave the estimate as it is."""
         return self.tokens.get(model, {}).get(domain, _AS_ESTIMATED)
 
 

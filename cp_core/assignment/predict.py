@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from cp_core.scoring.config import Complexity, Domain
 
 Doubles = NDArray[np.float64]
 Codes = NDArray[np.intp]
+_Any = TypeVar("_Any", bound=np.generic)
 
 _DOMAINS = {domain.value: code for code, domain in enumerate(Domain)}
 _COMPLEXITIES = {complexity.value: code for code, complexity in enumerate(Complexity)}
@@ -102,6 +103,10 @@ class Predictor:
         self._input_median = _factors([[cell.input.median for cell in row] for row in tokens])
         self._output_mean = _factors([[cell.output.mean for cell in row] for row in tokens])
         self._output_median = _factors([[cell.output.median for cell in row] for row in tokens])
+        learned = [
+            [domain in calibration.tokens.get(model.name, {}) for domain in Domain] for model in models
+        ]
+        self._learned = _factors(learned) > 0 if any(map(any, learned)) else None
         self._trait_weights = _trait_weights(models, calibration)
         self._input_usd = _column(_usd_per_token(model.input_usd_per_million) for model in models)
         self._output_usd = _column(_usd_per_token(model.output_usd_per_million) for model in models)
@@ -121,9 +126,11 @@ class Predictor:
         domains = _codes(tasks["domain"], _DOMAINS)
         success = self._success[:, domains, _codes(tasks["complexity"], _COMPLEXITIES)]
         input_mean = _per_domain(self._input_mean, domains) * _row(tasks["input_mean"])
-        input_median = _per_domain(self._input_median, domains) * _row(tasks["input_median"])
+        input_median = _per_domain(self._input_median, domains) * self._median_base(tasks, "input", domains)
         output_mean = _per_domain(self._output_mean, domains) * _row(tasks["output_mean"])
-        output_median = _per_domain(self._output_median, domains) * _row(tasks["output_median"])
+        output_median = _per_domain(self._output_median, domains) * self._median_base(
+            tasks, "output", domains
+        )
         if self._trait_weights is not None and "traits" in tasks:
             traits = np.asarray(tasks["traits"], dtype=np.float64)
             shift, input_shift, output_shift = self._trait_weights @ traits.T
@@ -142,6 +149,13 @@ class Predictor:
             list_usd=input_mean * self._input_usd + output_mean * self._output_usd,
             seconds=self._start_seconds + output_mean * self._seconds_per_token,
         )
+
+    def _median_base(self, tasks: Columns, kind: str, domains: Codes) -> Doubles:
+        """What the factors of medians multiply: the estimate's mean where they are learned, else its median."""
+        median = _row(tasks[f"{kind}_median"])
+        if self._learned is None:
+            return median
+        return np.where(_per_domain(self._learned, domains), _row(tasks[f"{kind}_mean"]), median)
 
 
 def shift_log_odds(probability: Doubles, shift: float | Doubles) -> Doubles:
@@ -169,7 +183,7 @@ def _factors(by_model: Sequence[Sequence[float]]) -> Doubles:
     return factors[:, :1] if (factors == factors[:, :1]).all() else factors
 
 
-def _per_domain(factors: Doubles, domains: Codes) -> Doubles:
+def _per_domain(factors: NDArray[_Any], domains: Codes) -> NDArray[_Any]:
     return factors if factors.shape[1] == 1 else factors[:, domains]
 
 

@@ -6,14 +6,23 @@ whole, it makes what a model uses look smaller than it is.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Doubles = NDArray[np.float64]
-Truths = NDArray[np.bool_]
+
+MOST_BEYOND = 5.0
+"""How many times the largest number a tail's mean may be."""
+
+FEWEST_DECIDED = 0.2
+"""Share of the mass that must be decided for its quartiles to tell of a tail."""
+
+_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
@@ -26,10 +35,12 @@ class Survival:
     Attributes:
         values: (k,), rising: the numbers that carry mass.
         masses: (k,), positive, adding up to 1.
+        undecided: the part of the last one's mass that censoring left undecided.
     """
 
     values: Doubles
     masses: Doubles
+    undecided: float = 0.0
 
     @classmethod
     def of(cls, numbers: ArrayLike, is_censored: ArrayLike) -> Self:
@@ -47,16 +58,40 @@ class Survival:
             return cls(values, counts / found.size)
         order = np.lexsort((censored, found))  # at ties, what ended comes before what was cut off
         values, seen = found[order], ~censored[order]
+        is_open = not seen[-1]
         seen[-1] = True
         at_risk = np.arange(found.size, 0, -1)
         survival = np.cumprod(1 - seen / at_risk)
         masses = -np.diff(survival, prepend=1.0)
-        return cls(values[seen], masses[seen])
+        return cls(values[seen], masses[seen], float(masses[-1]) if is_open else 0.0)
 
     @property
     def mean(self) -> float:
         """Mean of the distribution."""
         return float(self.values @ self.masses)
+
+    def with_log_normal_tail(self) -> Survival:
+        """Undecided mass moved to where a log-normal distribution expects it, above the largest number.
+
+        The log-normal one goes through the quartiles of the mass that is decided. All numbers must be positive.
+        The tail's mean is kept within `MOST_BEYOND` times the largest number.
+        """
+        decided = 1 - self.undecided
+        if not self.undecided or decided < FEWEST_DECIDED:
+            return self
+        levels = (decided / 4, decided * 3 / 4)
+        lower, upper = (math.log(self.quantile(level)) for level in levels)
+        z_lower, z_upper = (_NORMAL.inv_cdf(level) for level in levels)
+        sigma = (upper - lower) / (z_upper - z_lower)
+        mu, last = lower - sigma * z_lower, float(self.values[-1])
+        if not sigma:
+            return self
+        beyond = 1 - _NORMAL.cdf((math.log(last) - mu) / sigma)
+        above = math.exp(mu + sigma**2 / 2) * _NORMAL.cdf((mu + sigma**2 - math.log(last)) / sigma)
+        tail = min(max(above / beyond, last), MOST_BEYOND * last) if beyond > 1e-9 else last
+        values, masses = np.append(self.values, tail), np.append(self.masses, self.undecided)
+        masses[-2] -= self.undecided
+        return Survival(values[masses > 0], masses[masses > 0])
 
     def quantile(self, level: float) -> float:
         """The smallest number that at least `level` of the mass does not exceed."""

@@ -39,6 +39,7 @@ _CATEGORIES = ("domain", "complexity", "workspace", "risk", "priority")
 _WORD = r"(?u)\w+|[^\w\s]"
 _FOLDS = 5
 _FEWEST_FOR_TREES = 60
+_FAR = 0.5
 _MIXTURES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -104,8 +105,10 @@ class TokenModel:
         texts = _Texts(used, seed)
         counts, features = texts.of(used)
         kinds = {
-            kind: _Kind(counts, features, *_matrix(usage, f"{kind}_tokens", used.index, models), seed)
-            for kind in ("input", "output")
+            kind: _Kind(
+                counts[:, :said], features, *_matrix(usage, f"{kind}_tokens", used.index, models), seed
+            )
+            for kind, said in (("input", counts.shape[1]), ("output", 0))
         }
         return cls(texts, models, kinds)
 
@@ -143,9 +146,13 @@ class _Texts:
             alternate_sign=False,
             norm=None,
         )
+        counted = self._words.transform(texts).tocsc()
+        self._kept = np.flatnonzero(
+            np.diff(counted.indptr) >= min(2, len(tasks))
+        )  # a word of one text tells nothing
         self._weights = TfidfTransformer(sublinear_tf=True)
-        words = self._weights.fit_transform(self._words.transform(texts))
-        directions = min(48, len(tasks) - 1)
+        words = self._weights.fit_transform(counted[:, self._kept])
+        directions = min(48, *words.shape) - 1
         self._directions = TruncatedSVD(directions, random_state=seed).fit(words) if directions > 1 else None
         self._scale = StandardScaler().fit(self._raw(tasks, texts)[1])
 
@@ -158,7 +165,11 @@ class _Texts:
         counts = count_shape(texts)
         parts = [np.log1p(counts), counts / np.maximum(counts[:, -1:], 1)]
         if self._directions is not None:
-            parts.append(self._directions.transform(self._weights.transform(self._words.transform(texts))))
+            parts.append(
+                self._directions.transform(
+                    self._weights.transform(self._words.transform(texts)[:, self._kept])
+                )
+            )
         return counts, np.hstack(parts)
 
 
@@ -166,7 +177,8 @@ class _Kind:
     """Input tokens, or output tokens, with every model.
 
     Args:
-        counts, features: of n tasks.
+        counts: what of n tasks' texts the tokens add up from: (n, k); k may be 0.
+        features: (n, f).
         tokens: (n, m) with every model; NaN where it did not do the task.
         is_censored: (n, m).
 
@@ -201,7 +213,8 @@ class _Kind:
         return self._from_counts(counts) + _mixed(ridge, trees, self._share_of_trees)
 
     def _from_counts(self, counts: Doubles) -> Doubles:
-        return np.asarray(np.log(np.maximum(_with_one(counts) @ self._counted, 1)), dtype=np.float64)
+        amounts = _with_one(counts[:, : len(self._counted) - 1])
+        return np.asarray(np.log(np.maximum(amounts @ self._counted, 1)), dtype=np.float64)
 
 
 _PENALTY = 30.0
@@ -285,12 +298,17 @@ def _mixed(ridge: Doubles, trees: Doubles, share_of_trees: float) -> Doubles:
 
 
 def _best_mixture(ridge: Doubles, trees: Doubles, truth: Doubles, is_known: Truths) -> float:
-    """The share of the trees with the smallest mean absolute error on rows that neither has seen."""
+    """The share of the trees with the smallest error on rows that neither has seen.
+
+    A logarithm that is off by more than `_FAR` is wrong, however far it is off.
+    """
     if len(truth) < _FEWEST_FOR_TREES or not is_known.any():
         return 0.0
-    return min(
-        _MIXTURES, key=lambda share: float(np.abs(truth - _mixed(ridge, trees, share))[is_known].mean())
-    )
+
+    def error(share: float) -> float:
+        return float(np.minimum(np.abs(truth - _mixed(ridge, trees, share))[is_known], _FAR).mean())
+
+    return min(_MIXTURES, key=error)
 
 
 def _uncensored(start: Doubles, guess: Doubles, is_censored: Truths) -> Doubles:

@@ -110,14 +110,16 @@ def test_what_was_learned_replaces_the_prior_in_its_cell_only():
     options = paid_options("haiku")
     learned = Calibration(
         success={"haiku": {Domain.BACKEND: {Complexity.MODERATE: 0.8}}},
-        tokens={"haiku": {Domain.BACKEND: ModelTokens(input=TokenFactors(mean=1.5, high=2.0))}},
+        tokens={"haiku": {Domain.BACKEND: ModelTokens(input=TokenFactors(mean=1.5, median=1.2, high=2.0))}},
     )
     expected = predictor(options, learned).predict(TASK)
     assert expected.success[0, 0] == pytest.approx(0.8)
     assert expected.input_mean[0, 0] == pytest.approx(30_000)
+    assert expected.input_median[0, 0] == pytest.approx(24_000)  # 1.2 times the mean that was estimated
     assert expected.output_mean[0, 0] == pytest.approx(2_000)
     elsewhere = predictor(options, learned).predict({**TASK, "domain": ["frontend"]})
     assert elsewhere.success[0, 0] == pytest.approx(0.5)
+    assert elsewhere.input_median[0, 0] == pytest.approx(15_000)
 
 
 def test_traits_move_success_on_the_log_odds_scale_and_tokens_on_the_logarithm():

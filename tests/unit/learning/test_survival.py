@@ -52,6 +52,23 @@ def test_what_to_expect_above_a_number():
     assert found.mean_above([0.0, 1.0, 2.0, 6.0]).tolist() == pytest.approx([3.0, 4.0, 6.0, 6.0])
 
 
+def test_an_undecided_tail_is_put_where_a_log_normal_distribution_expects_it():
+    draw = np.random.default_rng(0).lognormal(0.0, 0.7, 20_000)
+    cut = draw > 2.0  # 16 % are cut off, all at the same number
+
+    found = Survival.of(np.minimum(draw, 2.0), cut)
+
+    assert found.undecided == pytest.approx(cut.mean())
+    assert found.mean < 0.9 * draw.mean()
+    assert found.with_log_normal_tail().mean == pytest.approx(np.exp(0.7**2 / 2), rel=0.03)
+
+
+def test_where_nothing_is_undecided_there_is_no_tail():
+    found = Survival.of([1.0, 2.0, 3.0], [False, True, False])
+
+    assert found.with_log_normal_tail() is found
+
+
 def test_nothing_is_no_distribution():
     with pytest.raises(ValueError, match="no numbers"):
         Survival.of([], [])
