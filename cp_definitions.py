@@ -6,6 +6,8 @@ are imported by what uses them, when it runs.
 
 from __future__ import annotations
 
+from typing import Any
+
 from dagster import AssetSpec, Definitions, in_process_executor, map_asset_specs
 
 from cp_assets.assignment import assignments, assignments_checks
@@ -38,6 +40,7 @@ def build_defs(**resources: object) -> Definitions:
             another resource, or by the plain object that it would give out.
     """
     settings = Settings()
+    database: Any = resources.get("database", DatabaseResource())
     assets = [
         model_registry,
         task_queue,
@@ -62,8 +65,8 @@ def build_defs(**resources: object) -> Definitions:
         schedules=[build_daily_learning_schedule(settings.timezone)],
         resources={
             "settings": SettingsResource(),
-            "database": DatabaseResource(),
-            "configuration": ConfigurationResource(),
+            "database": database,
+            "configuration": ConfigurationResource(database=database),
             "dbt": dbt_resource(settings),
             **resources,
         },

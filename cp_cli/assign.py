@@ -32,14 +32,16 @@ def assign(
     A task without a value score is scored first.
     """
     from cp_resources import connect
+    from cp_resources.champion import ConfigurationStore
     from cp_resources.configuration import load_configuration
     from cp_resources.ledger import Ledger
     from cp_resources.planner import Planner
     from cp_resources.settings import Settings
 
     settings = Settings()
-    configuration = load_configuration(settings.config_dir)
+    files = load_configuration(settings.config_dir)
     with connect.database(settings) as database:
+        configuration = ConfigurationStore(database).in_force(files)
         _score_if_unscored(database, configuration, task_id)
         ledger = Ledger(database)
         ledger.expire_pending()

@@ -38,6 +38,9 @@ COMMANDS = {
     "quota": Command("cp_cli.quota:quota", "Show what remains of every subscription window and budget."),
     "ledger": Command("cp_cli.ledger:app", "Verify the quota ledger."),
     "notices": Command("cp_cli.notices:notices", "Show which notices wait or failed, and deliver them."),
+    "config": Command(
+        "cp_cli.config:app", "Show what is in force, and promote or roll back what was learned."
+    ),
     "watch": Command("cp_cli.watch:watch", "Show how far the work is, second by second."),
     "report": Command("cp_cli.report:report", "Show what some days came to."),
     "cancel": Command("cp_cli.cancel:cancel", "Cancel tasks, a day, a batch, a run, a model's, or all."),

@@ -41,6 +41,7 @@ def stress(
     Exit code 1 if the ledger does not verify or a task was assigned twice.
     """
     from cp_resources import connect
+    from cp_resources.champion import ConfigurationStore
     from cp_resources.configuration import load_configuration
     from cp_resources.settings import Settings
     from cp_resources.stress import MOST_CONCURRENCY, MOST_TASKS, Load, with_strategy
@@ -53,7 +54,9 @@ def stress(
         seed=seed,
     )
     settings = Settings()
-    configuration = load_configuration(settings.config_dir)
+    files = load_configuration(settings.config_dir)
+    with connect.database(settings) as database:
+        configuration = ConfigurationStore(database).in_force(files)
     if strategy is not None:
         configuration = with_strategy(configuration, _strategy(strategy))
     path = report or settings.home / "stress.json"

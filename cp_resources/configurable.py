@@ -4,14 +4,12 @@ A resource reads the settings when it is used, never when it is defined, so that
 needs no database, no secret and no network. Nothing else in `cp_resources` imports Dagster.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dagster import ConfigurableResource, InitResourceContext
+from dagster import ConfigurableResource, InitResourceContext, ResourceDependency
 from dagster_dbt import DbtCliResource
 
 from cp_resources.configuration import Configuration, load_configuration
@@ -40,11 +38,19 @@ class DatabaseResource(ConfigurableResource[Database]):
 
 
 class ConfigurationResource(ConfigurableResource[Configuration]):
-    """models.yaml, scoring.yaml and policies.yaml, read once a run: a run keeps what it started with."""
+    """What is in force, read once a run: a run keeps what it started with.
+
+    Attributes:
+        database: where the champion stands, whose learned numbers lie over what the files say.
+    """
+
+    database: ResourceDependency[Database]
 
     def create_resource(self, context: InitResourceContext) -> Configuration:
-        """Read and validate the three files."""
-        return load_configuration(Settings().config_dir)
+        """Read and validate the three files, and lay the champion over them."""
+        from cp_resources.champion import ConfigurationStore
+
+        return ConfigurationStore(self.database).in_force(load_configuration(Settings().config_dir))
 
 
 def dbt_resource(settings: Settings) -> DbtCliResource:

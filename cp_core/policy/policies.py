@@ -16,6 +16,7 @@ from cp_core.execution.breaker import BreakerPolicy
 from cp_core.execution.policy import ExecutionPolicy
 from cp_core.execution.prompt import PromptPolicy
 from cp_core.execution.request_log import RequestLogPolicy
+from cp_core.learning.policy import LearningPolicy
 from cp_core.policy.notices import NoticePolicy
 
 
@@ -66,4 +67,5 @@ class Policies(BaseModel):
     prompt: PromptPolicy = PromptPolicy()
     request_log: RequestLogPolicy = RequestLogPolicy()
     notices: NoticePolicy = NoticePolicy()
+    learning: LearningPolicy = LearningPolicy()
     flags: Flags = Flags()
