@@ -94,6 +94,7 @@ class Provider(_Declared):
         environment: names of the only environment variables that a command is given.
         timeout_seconds: for an attempt of a command or endpoint, in place of execution.timeout_seconds.
         limits: for all of its models together.
+        stream: have answers sent as they are made; for servers that give none otherwise, or end long silences.
     """
 
     name: Name
@@ -106,6 +107,7 @@ class Provider(_Declared):
     environment: tuple[str, ...] = ("PATH", "HOME", "LANG")
     timeout_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     limits: Limits = Limits()
+    stream: bool = False
 
     @model_validator(mode="after")
     def _has_the_keys_of_its_wire(self) -> Provider:
@@ -127,6 +129,7 @@ class Provider(_Declared):
             "command": is_command,
             "workspaces": is_command,
             "timeout_seconds": is_command or is_endpoint,
+            "stream": not is_command and not is_endpoint,
         }
         for key, may_stand in allowed.items():
             if not may_stand and getattr(self, key):

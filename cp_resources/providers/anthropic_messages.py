@@ -52,6 +52,7 @@ class AnthropicMessagesClient:
                 "max_tokens": request.max_output_tokens,
                 "system": _system(request),
                 "messages": [{"role": "user", "content": request.prompt.user}],
+                **({"stream": True} if request.streams else {}),
             },
             headers={"x-api-key": key, "anthropic-version": API_VERSION, **request.headers},
             secret=key,

@@ -60,6 +60,7 @@ class OpenAIChatClient:
                     {"role": "user", "content": request.prompt.user},
                 ],
                 self._limit_name: request.max_output_tokens,
+                **({"stream": True, "stream_options": {"include_usage": True}} if request.streams else {}),
             },
             headers={"authorization": f"Bearer {key}", **request.headers},
             secret=key,

@@ -67,6 +67,7 @@ class OpenAIResponsesClient:
                 "input": [{"role": "user", "content": request.prompt.user}],
                 "max_output_tokens": request.max_output_tokens,
                 "store": False,
+                **({"stream": True} if request.streams else {}),
             },
             headers={"authorization": f"Bearer {key}", **request.headers},
             secret=key,

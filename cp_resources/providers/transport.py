@@ -10,7 +10,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -20,12 +20,14 @@ from httpx_secure import httpx_ssrf_protection
 from pydantic import ValidationError
 
 from cp_core.execution.addresses import Address, may_be_called
+from cp_core.execution.cost import MalformedUsageError, parse_usage
 from cp_core.execution.failures import failure_reason, scrub
 from cp_core.execution.limits import pause_seconds
 from cp_core.execution.policy import ExecutionPolicy
 from cp_core.execution.retry import retry_after_seconds
 from cp_core.models.registry import Wire
 from cp_core.tasks.reasons import Reason
+from cp_resources.providers.streamed import MEDIA_TYPE, STREAMING, gather
 from cp_resources.providers.wire import ProviderError
 from cp_resources.request_log import exchange
 
@@ -190,7 +192,11 @@ async def request_json(
             http_status=response.status_code,
             request_id=request_id,
         )
-    parsed = _parse(content)
+    is_stream = response.headers.get("content-type", "").startswith(MEDIA_TYPE) and wire in STREAMING
+    if response.is_success and is_stream:
+        parsed: Any = _streamed(wire, response, content, secret)
+    else:
+        parsed = _parse(content)
     if not response.is_success or _error_of(parsed):
         raise _provider_error(wire, response, parsed, content, secret)
     if not isinstance(parsed, dict):
@@ -240,6 +246,29 @@ async def _exchange(
                 if len(received) > limit_bytes:
                     return response, bytes(received), False
     return response, bytes(received), True
+
+
+def _streamed(wire: Wire, response: httpx.Response, content: bytes, secret: str) -> dict[str, Any]:
+    """The body of an answer that came as a stream.
+
+    Raises:
+        ProviderError: an event of it was an error, or it ended before its end; with the usage that it told.
+    """
+    gathered = gather(wire, content)
+    if gathered.error is None and gathered.is_whole:
+        return gathered.body
+    if gathered.error is not None:
+        error = _provider_error(wire, response, {"error": gathered.error}, content, secret)
+    else:
+        error = ProviderError(
+            Reason.CONNECTION,
+            "the stream ended before the answer did",
+            http_status=response.status_code,
+            request_id=_request_id(response),
+        )
+    with suppress(MalformedUsageError):
+        error.usage = parse_usage(wire, gathered.body["usage"]) if gathered.body.get("usage") else None
+    raise error
 
 
 def _parse(content: bytes) -> Any:

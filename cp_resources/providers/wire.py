@@ -20,6 +20,7 @@ class ChatRequest:
         timeout_seconds: for the whole call, connecting included.
         headers: sent along, for correlation.
         caches: mark the prompt's stable parts for the provider's cache, where the wire has marks.
+        streams: have the answer sent as it is made.
     """
 
     api_model: str
@@ -28,6 +29,7 @@ class ChatRequest:
     timeout_seconds: float
     headers: Mapping[str, str]
     caches: bool = False
+    streams: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,11 @@ class Completion:
 
 
 class ProviderError(Exception):
-    """A call that gave no answer. The text is scrubbed and cut: it may be stored and logged."""
+    """A call that gave no answer. The text is scrubbed and cut: it may be stored and logged.
+
+    Attributes:
+        usage: what an answer that broke off had told of its use, which is billed; None when nothing did.
+    """
 
     def __init__(
         self,
@@ -68,6 +74,7 @@ class ProviderError(Exception):
         self.request_id = request_id
         self.retry_after = retry_after
         self.pause = pause
+        self.usage: Usage | None = None
 
 
 class ChatClient(Protocol):

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Self
 from urllib.parse import quote
 
-from cp_core.execution.cost import cost_usd, usage_by_length
+from cp_core.execution.cost import NO_USAGE, cost_usd, usage_by_length
 from cp_core.execution.outcome import AttemptResult, judge
 from cp_core.execution.policy import ExecutionPolicy
 from cp_core.execution.prompt import Prompt, PromptPolicy, chat_prompt, output_limit
@@ -96,7 +96,7 @@ class ChatWorker:
         try:
             completion = await self._clients[claimed.provider].complete(request)
         except ProviderError as error:
-            return _failed(error, _milliseconds_since(started))
+            return _failed(error, model, _milliseconds_since(started))
         return self._answered(completion, prompt, model, _milliseconds_since(started))
 
     def _request(
@@ -115,6 +115,7 @@ class ChatWorker:
             ),
             timeout_seconds=max(0.0, min(seconds, self._policy.timeout_seconds)),
             caches=caches,
+            streams=self._registry.providers[claimed.provider].stream,
             headers={
                 "x-control-panel-task": quote(claimed.task_id, safe="/:@#+,=~ "),
                 "x-control-panel-attempt": str(claimed.attempt),
@@ -156,9 +157,12 @@ def chat_client(
             return OpenAIChatClient(connections, provider, endpoint, policy)
 
 
-def _failed(error: ProviderError, latency_ms: float) -> AttemptResult:
+def _failed(error: ProviderError, model: Model, latency_ms: float) -> AttemptResult:
+    usage = error.usage or NO_USAGE
     return AttemptResult(
         reason=error.reason,
+        usage=usage,
+        cost_usd=cost_usd(usage, model),
         error=str(error),
         http_status=error.http_status,
         request_id=error.request_id,
