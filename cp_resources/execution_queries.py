@@ -199,6 +199,16 @@ FROM unnest(%(id)s::bigint[], %(attempts)s::int[], %(state)s::text[], %(reason)s
 WHERE t.id = r.id AND t.attempts = r.attempts
 """
 
+RETRIES_OF_TODAY: LiteralString = """
+SELECT count(e.id) AS made, extract(epoch FROM day.ends_at - clock_timestamp())::float8 AS until_tomorrow
+FROM (
+    SELECT date_trunc('day', clock_timestamp(), 'UTC') AS begins_at,
+        date_trunc('day', clock_timestamp(), 'UTC') + interval '1 day' AS ends_at
+) AS day
+LEFT JOIN cp.executions e ON e.attempt > 1 AND e.attempt - e.stage > 1 AND e.started_at >= day.begins_at
+GROUP BY day.ends_at
+"""
+
 RELEASE: LiteralString = """
 WITH held AS MATERIALIZED (
     SELECT t.id, t.attempts

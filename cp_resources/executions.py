@@ -219,8 +219,15 @@ class ExecutionStore:
             late = [item for item in finished if item.claimed.execution not in held]
             _write(connection, queries.FINISH_EXECUTIONS, [_execution_row(item, secrets) for item in ours])
             _write(connection, queries.RECORD_LATE, [_execution_row(item, secrets) for item in late])
+            retries_in = self._retries_in(connection)
             moves = [
-                _move_on(held[item.claimed.execution], item.result.reason, item.delay, _settlement(item))
+                _move_on(
+                    held[item.claimed.execution],
+                    item.result.reason,
+                    item.delay,
+                    _settlement(item),
+                    retries_in,
+                )
                 for item in ours
             ]
             steps = self._apply(connection, TaskState.RUNNING, moves, [_settlement(item) for item in late])
@@ -331,9 +338,17 @@ class ExecutionStore:
     def _take_back(self, connection: psycopg.Connection, rows: Sequence[Mapping[str, Any]], note: str) -> int:
         lost = [{"task": row["id"], "attempt": row["attempts"], "error": note} for row in rows]
         _write(connection, queries.LOSE_EXECUTIONS, lost)
-        moves = [_move_on(row, Reason.LEASE_EXPIRED, 0.0, _voided(row)) for row in rows]
+        retries_in = self._retries_in(connection)
+        moves = [_move_on(row, Reason.LEASE_EXPIRED, 0.0, _voided(row), retries_in) for row in rows]
         self._apply(connection, TaskState.RUNNING, moves)
         return len(moves)
+
+    def _retries_in(self, connection: psycopg.Connection) -> float | None:
+        """Seconds until there may be retries again; None while the day's are not used up."""
+        if self._policy.most_retries_per_day is None:
+            return None
+        [row] = _rows(connection, queries.RETRIES_OF_TODAY, {})
+        return row["until_tomorrow"] if row["made"] >= self._policy.most_retries_per_day else None
 
     def _apply(
         self,
@@ -394,7 +409,13 @@ def _voided(row: Mapping[str, Any]) -> Settlement:
     return Settlement(reservation_key(row["decision_id"], row["decision_attempt"]), {})
 
 
-def _move_on(row: Mapping[str, Any], reason: Reason | None, delay: float, settlement: Settlement) -> _Move:
+def _move_on(
+    row: Mapping[str, Any],
+    reason: Reason | None,
+    delay: float,
+    settlement: Settlement,
+    retries_in: float | None,
+) -> _Move:
     """Where a locked task goes after the attempt that failed for `reason` (None: it succeeded)."""
     plan = [Stage.from_json(stage) for stage in row["plan"]]
     step = next_step(
@@ -405,6 +426,7 @@ def _move_on(row: Mapping[str, Any], reason: Reason | None, delay: float, settle
         deadline_in=row["deadline_in"],
         stage=row["stage"],
         following=following_stage(plan, row["stage"]),
+        retries_in=retries_in,
     )
     if row["is_called_off"]:
         step = called_off(step)

@@ -449,6 +449,7 @@ executions = Table(
     CheckConstraint("cached_tokens + cache_write_tokens <= input_tokens", name="tokens"),
     Index("uq_executions_task_attempt", "task", "attempt", unique=True),
     Index("ix_executions_submission_day", "submission_day"),
+    Index("ix_executions_retries", "started_at", postgresql_where=text("attempt > 1")),
 )
 
 # Triggers of the migration refuse UPDATE, DELETE and TRUNCATE.

@@ -51,6 +51,7 @@ _PASSING = (
     Reason.SERVER_ERROR,
     Reason.CONNECTION,
     Reason.LEASE_EXPIRED,
+    Reason.RETRIES_SPENT,
 )
 _LASTING = (
     Reason.CONTEXT_TOO_SMALL,

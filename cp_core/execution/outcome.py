@@ -88,6 +88,7 @@ def next_step(
     deadline_in: float | None,
     stage: int = 0,
     following: int | None = None,
+    retries_in: float | None = None,
 ) -> NextStep:
     """Where a task goes after an attempt.
 
@@ -101,20 +102,28 @@ def next_step(
         deadline_in: seconds to the task's deadline; None when it has none that counts.
         stage: of the plan that the attempt was made at, from 0.
         following: the stage to escalate to; None when there is none, see `stages.following_stage`.
+        retries_in: seconds until there may be retries again; None while the day's are not used up.
     """
     if reason is None:
         return NextStep(TaskState.SUCCEEDED, None)
     if reason is Reason.CANCELLED:
         return NextStep(TaskState.CANCELLED, reason)
     if reason not in TRANSIENT and following is not None:
-        stage, delay = following, 0.0
-    elif attempts - stage >= max_attempts:
+        return _in_time(NextStep(TaskState.ASSIGNED, reason, 0.0, following), deadline_in)
+    if attempts - stage >= max_attempts:
         return _given_up(reason)
-    elif reason not in TRANSIENT:
+    if reason not in TRANSIENT:
         return NextStep(TaskState.QUEUED, reason)
-    if deadline_in is not None and delay >= deadline_in:
+    if retries_in is not None:
+        return _in_time(NextStep(TaskState.QUEUED, Reason.RETRIES_SPENT, max(delay, retries_in)), deadline_in)
+    return _in_time(NextStep(TaskState.ASSIGNED, reason, delay, stage), deadline_in)
+
+
+def _in_time(step: NextStep, deadline_in: float | None) -> NextStep:
+    """The step, unless the task's deadline comes before it."""
+    if deadline_in is not None and step.delay_seconds >= deadline_in:
         return NextStep(TaskState.DEAD, Reason.DEADLINE_PASSED)
-    return NextStep(TaskState.ASSIGNED, reason, delay, stage)
+    return step
 
 
 def _given_up(reason: Reason) -> NextStep:

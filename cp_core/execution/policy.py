@@ -39,6 +39,12 @@ class ExecutionPolicy(BaseModel):
         default=4096, ge=1, description="Output limit of a call is never below this (or the model's own)."
     )
 
+    most_retries_per_day: int | None = Field(
+        default=None,
+        ge=0,
+        description="Most attempts of a UTC day, of all workers, that follow another of their task; what fails for a "
+        "passing reason after that is queued for the next day. None for no limit.",
+    )
     backoff_base_seconds: float = Field(default=1.0, ge=0, description="Ceiling of the first retry's delay.")
     backoff_cap_seconds: float = Field(default=60.0, ge=0, description="Ceiling of any retry's delay.")
 

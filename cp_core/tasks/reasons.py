@@ -39,6 +39,7 @@ class Reason(StrEnum):
     SERVER_ERROR = "SERVER_ERROR"
     CONNECTION = "CONNECTION"
     LEASE_EXPIRED = "LEASE_EXPIRED"
+    RETRIES_SPENT = "RETRIES_SPENT"  # the day's are used up: tomorrow
 
     # An attempt that the same model would fail again.
     CONTEXT_LENGTH_EXCEEDED = "CONTEXT_LENGTH_EXCEEDED"

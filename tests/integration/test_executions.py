@@ -266,6 +266,28 @@ def test_a_transient_failure_is_tried_again_later_under_a_reservation_of_its_own
     assert claim(store) == []
 
 
+def test_when_the_day_s_retries_are_used_up_a_task_waits_for_the_next_day_without_quota(
+    database: Database, ledger: Ledger
+) -> None:
+    given = configuration()
+    execution = given.policies.execution.model_copy(update={"most_retries_per_day": 1})
+    policies = given.policies.model_copy(update={"execution": execution})
+    store = ExecutionStore(database, ledger, replace(given, policies=policies))
+    [task] = add_assigned(database, ledger)
+
+    steps = [complete(store, claim_one(store), BUSY) for _ in range(2)]
+
+    assert [step and step.state for step in steps] == ["assigned", "queued"]
+    assert task_row(database, task)[:2] == ("queued", "RETRIES_SPENT")
+    [(is_tomorrow,)] = database.fetch(
+        "SELECT available_at BETWEEN date_trunc('day', now(), 'UTC') + interval '1 day' - interval '1 second' "
+        "AND date_trunc('day', now(), 'UTC') + interval '1 day 1 second' FROM tasks WHERE state = 'queued'"
+    )
+    assert is_tomorrow
+    assert use(ledger, "plan/weekly") == (0, 0)
+    assert ledger.verify().balanced
+
+
 def test_each_attempt_counts_and_the_last_transient_failure_is_the_end(
     database: Database, ledger: Ledger, store: ExecutionStore
 ) -> None:

@@ -41,6 +41,19 @@ def test_a_task_whose_attempts_are_used_up_is_dead(reason: Reason) -> None:
     assert step(reason, attempts=3) == NextStep(TaskState.DEAD, Reason.ATTEMPTS_EXHAUSTED)
 
 
+@given(transient)
+def test_a_retry_beyond_the_day_s_waits_for_the_next_day_unless_the_deadline_comes_first(
+    reason: Reason,
+) -> None:
+    def tomorrow(deadline_in: float | None) -> NextStep:
+        return next_step(
+            reason, attempts=1, max_attempts=3, delay=5, deadline_in=deadline_in, retries_in=3600
+        )
+
+    assert tomorrow(None) == NextStep(TaskState.QUEUED, Reason.RETRIES_SPENT, 3600)
+    assert tomorrow(3600) == NextStep(TaskState.DEAD, Reason.DEADLINE_PASSED)
+
+
 @given(deterministic | st.just(Reason.LOW_QUALITY))
 def test_what_the_same_model_would_fail_again_goes_back_for_another_model(reason: Reason) -> None:
     assert step(reason, attempts=2) == NextStep(TaskState.QUEUED, reason)
