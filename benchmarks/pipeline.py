@@ -60,7 +60,7 @@ def main() -> None:
 
 def _measure(database: Database, strategy: Strategy, tasks: pd.DataFrame) -> None:
     configuration = _configuration(strategy, len(tasks))
-    day = _submit(database, tasks)
+    day = lay_in_queue(database, tasks)
     began, cpu = time.perf_counter(), time.process_time()
     ScoreStore(database).score_day(day, configuration)
     scored = time.perf_counter()
@@ -99,8 +99,8 @@ def _configuration(strategy: Strategy, tasks: int) -> Configuration:
     )
 
 
-def _submit(database: Database, tasks: pd.DataFrame) -> date:
-    """Lay the tasks in the queue, without measuring that."""
+def lay_in_queue(database: Database, tasks: pd.DataFrame) -> date:
+    """Submit the tasks today, as fast as can be; the day."""
     now = datetime.now(UTC)
     with database.transaction() as connection:
         with connection.cursor().copy(

@@ -31,8 +31,8 @@ from cp_resources.dagster_api import DagsterApi
 from cp_resources.database import Database
 from cp_resources.errors import UserError
 from cp_resources.ledger import Ledger
+from cp_resources.providers.connections import Connections, tls_context
 from cp_resources.providers.endpoint import provider_endpoint, require_keys
-from cp_resources.providers.transport import Connections, tls_context
 from cp_resources.providers.wire import ChatRequest, ProviderError
 from cp_resources.settings import Settings
 from cp_resources.worker_kinds.chat import chat_client

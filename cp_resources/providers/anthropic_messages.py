@@ -13,8 +13,9 @@ from cp_core.execution.cost import MalformedUsageError, parse_usage
 from cp_core.execution.failures import finish_reason
 from cp_core.execution.policy import ExecutionPolicy
 from cp_core.models.registry import Wire
+from cp_resources.providers.connections import Connections
 from cp_resources.providers.endpoint import Endpoint
-from cp_resources.providers.transport import Answer, Connections, malformed, post_json, wrong_fields
+from cp_resources.providers.transport import Answer, malformed, post_json, wrong_fields
 from cp_resources.providers.wire import ChatRequest, Completion
 
 API_VERSION = "2023-06-01"

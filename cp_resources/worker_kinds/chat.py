@@ -16,10 +16,10 @@ from cp_core.execution.prompt_cache import PrefixUse, prefix_of
 from cp_core.models.registry import Model, ModelRegistry, Provider, Wire
 from cp_resources.executions import ClaimedTask
 from cp_resources.providers.anthropic_messages import AnthropicMessagesClient
+from cp_resources.providers.connections import Connections, tls_context
 from cp_resources.providers.endpoint import Endpoint, provider_endpoint
 from cp_resources.providers.openai_chat import OpenAIChatClient
 from cp_resources.providers.openai_responses import OpenAIResponsesClient
-from cp_resources.providers.transport import Connections, tls_context
 from cp_resources.providers.wire import ChatClient, ChatRequest, Completion, ProviderError
 from cp_resources.settings import Settings
 from cp_resources.worker_kinds.priming import Primer

@@ -35,15 +35,9 @@ from cp_core.execution.retry import retry_after_seconds
 from cp_core.models.registry import Model, ModelRegistry, Provider, Wire
 from cp_core.tasks.reasons import TRANSIENT, Reason
 from cp_resources.executions import ClaimedTask
+from cp_resources.providers.connections import Connections, tls_context
 from cp_resources.providers.endpoint import Endpoint, provider_endpoint
-from cp_resources.providers.transport import (
-    Answer,
-    Connections,
-    malformed,
-    request_json,
-    tls_context,
-    wrong_fields,
-)
+from cp_resources.providers.transport import Answer, malformed, request_json, wrong_fields
 from cp_resources.providers.wire import ProviderError
 from cp_resources.settings import Settings
 from cp_resources.worker_kinds import CutOffError

@@ -30,6 +30,7 @@ from cp_core.scoring.config import Domain
 from cp_core.tasks.reasons import Reason
 from cp_resources.configuration import load_configuration
 from cp_resources.providers.anthropic_messages import AnthropicMessagesClient
+from cp_resources.providers.connections import Connections, tls_context
 from cp_resources.providers.endpoint import (
     Endpoint,
     ProviderKeyError,
@@ -39,7 +40,6 @@ from cp_resources.providers.endpoint import (
 )
 from cp_resources.providers.openai_chat import OpenAIChatClient
 from cp_resources.providers.openai_responses import OpenAIResponsesClient
-from cp_resources.providers.transport import Connections, tls_context
 from cp_resources.providers.wire import ChatClient, ChatRequest, Completion, ProviderError
 from cp_resources.settings import PROJECT_ROOT, Settings
 
