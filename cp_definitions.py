@@ -12,6 +12,7 @@ from dagster import AssetSpec, Definitions, in_process_executor, map_asset_specs
 
 from cp_assets.assignment import assignments, assignments_checks
 from cp_assets.execution import execution_outcomes, execution_outcomes_checks
+from cp_assets.learning.experiments import experiment_results, experiment_results_checks
 from cp_assets.learning.performance import performance_metrics, performance_metrics_checks
 from cp_assets.marts import build_marts
 from cp_assets.queue import scored_tasks, scored_tasks_checks, task_queue, task_queue_checks
@@ -49,6 +50,7 @@ def build_defs(**resources: object) -> Definitions:
         execution_outcomes,
         build_marts(settings),
         performance_metrics,
+        experiment_results,
     ]
     return Definitions(
         assets=map_asset_specs(_owned, assets),
@@ -59,6 +61,7 @@ def build_defs(**resources: object) -> Definitions:
             assignments_checks,
             execution_outcomes_checks,
             performance_metrics_checks,
+            experiment_results_checks,
         ],
         jobs=[process_queue, daily_learning, take_inbox, deliver_notices],
         sensors=[new_tasks_sensor, task_inbox_sensor, deliver_notices_sensor],

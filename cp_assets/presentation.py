@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,47 @@ def bars(
     axes.set_xlim(0, upto)
     axes.set_xlabel(axis)
     return _picture(figure, title)
+
+
+def bands(
+    days: Sequence[date],
+    by_name: Mapping[str, Sequence[tuple[float, float | None, float | None]]],
+    *,
+    title: str,
+    axis: str,
+) -> MarkdownMetadataValue:
+    """A picture of numbers over days: a line each, and around it the band from its low to its high end.
+
+    "none" when there is no day.
+
+    Args:
+        by_name: the number, and its low and high end or None, on each of the last days; shorter where one began late.
+    """
+    if not days or not any(by_name.values()):
+        return MetadataValue.md("none")
+    figure, axes = _figure(title)
+    axes.xaxis_date()
+    for name, numbers in by_name.items():
+        shown = list(days)[len(days) - len(numbers) :]
+        [drawn] = axes.plot(_since_1970(shown), [middle for middle, _, _ in numbers], label=name, marker=".")
+        known = [
+            (day, low, high)
+            for day, (_, low, high) in zip(shown, numbers, strict=True)
+            if low is not None and high is not None
+        ]
+        if known:
+            at, low, high = (list(column) for column in zip(*known, strict=True))
+            axes.fill_between(_since_1970(at), low, high, color=drawn.get_color(), alpha=0.2)
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.set_ylabel(axis)
+    axes.legend(fontsize=8)
+    figure.autofmt_xdate()
+    return _picture(figure, title)
+
+
+def _since_1970(days: Iterable[date]) -> list[int]:
+    """Days since the beginning of 1970, as matplotlib counts them."""
+    return [(day - date(1970, 1, 1)).days for day in days]
 
 
 def _line(cells: Iterable[object]) -> str:

@@ -60,13 +60,11 @@ def assign(
 
 
 def _score_if_unscored(database: Database, configuration: Configuration, task_id: str) -> None:
-    from cp_core.scoring.score import score_tasks
     from cp_resources.scores import ScoreStore
 
     store = ScoreStore(database)
     if store.score(task_id) is None:
-        scores = score_tasks(store.task(task_id), configuration.scoring)
-        store.write_scores(scores, configuration.content_hash)
+        store.score_now(task_id, configuration)
 
 
 def _headline(found: Decided, dry_run: bool) -> str:

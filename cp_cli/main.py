@@ -45,6 +45,7 @@ COMMANDS = {
     "report": Command("cp_cli.report:report", "Show what some days came to."),
     "cancel": Command("cp_cli.cancel:cancel", "Cancel tasks, a day, a batch, a run, a model's, or all."),
     "feedback": Command("cp_cli.feedback:feedback", "Add evidence from CI or a review to a task's work."),
+    "experiment": Command("cp_cli.experiment:app", "Compare ways to score and decide on real tasks."),
     "breaker": Command("cp_cli.breaker:app", "Show which models are left alone, and try one again."),
     "doctor": Command("cp_cli.doctor:doctor", "Check the installation, and say what to do about it."),
     "simulate": Command("cp_cli.simulate:simulate", "Serve simulated models on a local port."),

@@ -77,14 +77,12 @@ def _refuse_contradictions(override: float | None, reason: str, clear_override: 
 
 
 def _score_now(task_id: str, database: Database, settings: Settings) -> None:
-    from cp_core.scoring.score import score_tasks
     from cp_resources.champion import ConfigurationStore
     from cp_resources.configuration import load_configuration
     from cp_resources.scores import ScoreStore
 
     configuration = ConfigurationStore(database).in_force(load_configuration(settings.config_dir))
-    store = ScoreStore(database)
-    store.write_scores(score_tasks(store.task(task_id), configuration.scoring), configuration.content_hash)
+    ScoreStore(database).score_now(task_id, configuration)
 
 
 def _factors(stored: dict[str, Any]) -> Table:

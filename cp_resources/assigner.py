@@ -15,7 +15,9 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from functools import cached_property
 from uuid import UUID
 
@@ -35,6 +37,7 @@ from cp_core.assignment.telemetry import SUMMARY_EVENT, AssignmentTelemetry
 from cp_core.assignment.tiered import serve
 from cp_core.quota.account import Account
 from cp_core.tasks.reasons import Reason
+from cp_resources.arms import ArmsInForce, Part
 from cp_resources.assignment_attempts import follow, steps_after
 from cp_resources.assignment_batches import AssignmentBatches, Prices, seed_of
 from cp_resources.assignment_store import AssignmentStore, Facts, Stamp
@@ -68,6 +71,8 @@ class Assigner:
         self._store = AssignmentStore(database, self._policy)
         self._batches = AssignmentBatches(database)
         self._breakers = BreakerStore(database, configuration)
+        self._arms = ArmsInForce(database, configuration)
+        self._of_arms: dict[str, Assigner] = {}
 
     def assign_day(
         self, day: date, *, run_id: str | None = None, limit: int | None = None
@@ -85,16 +90,29 @@ class Assigner:
         began = time.monotonic()
         summary = AssignmentSummary()
         started = self._prepare()
-        assign = self._assign_in_order if self._policy.strategy is Strategy.TIERED else self._assign_at_once
         races: Counter[int] = Counter()
         while due := self._store.due(day, started, _portion(limit, summary.decided)):
             progress = summary.decided, summary.races_lost
-            with _no_collection():
-                summary.add(assign(due, day, started, races, run_id))
+            for part in self._arms.parts(due):
+                with _no_collection():
+                    summary.add(self._under(part.configuration)._assign(part, day, started, races, run_id))
             if (summary.decided, summary.races_lost) == progress:
                 break  # what is left is locked: another assigner is deciding it
         summary.seconds = time.monotonic() - began
         return summary
+
+    def _under(self, configuration: Configuration) -> Assigner:
+        """Who decides under another configuration, such as an experiment's arm has."""
+        if configuration.content_hash == self._configuration.content_hash:
+            return self
+        made = Assigner(self._database, self._ledger, configuration)
+        return self._of_arms.setdefault(configuration.content_hash, made)
+
+    def _assign(
+        self, part: Part, day: date, started: datetime, races: Counter[int], run_id: str | None
+    ) -> AssignmentSummary:
+        assign = self._assign_in_order if self._policy.strategy is Strategy.TIERED else self._assign_at_once
+        return assign(part, day, started, races, run_id)
 
     @cached_property
     def _catalogue(self) -> Catalogue:
@@ -116,11 +134,12 @@ class Assigner:
             [(now,)] = connection.execute("SELECT now()").fetchall()
         return now  # type: ignore[no-any-return]
 
-    def _stamp(self, path: str, run_id: str | None = None, batch: UUID | None = None) -> Stamp:
-        return Stamp(self._policy.strategy, self._configuration.content_hash, path, run_id, batch)
+    def _stamp(self, part: Part, run_id: str | None = None, batch: UUID | None = None) -> Stamp:
+        config_hash = self._configuration.content_hash
+        return Stamp(self._policy.strategy, config_hash, "batch", run_id, batch, part.exposures)
 
     def _assign_in_order(
-        self, due: Sequence[int], day: date, started: datetime, races: Counter[int], run_id: str | None
+        self, part: Part, day: date, started: datetime, races: Counter[int], run_id: str | None
     ) -> AssignmentSummary:
         """Decide by the written policy, a batch after the other, each task locked while it is decided.
 
@@ -129,11 +148,14 @@ class Assigner:
         began = time.monotonic()
         summary = AssignmentSummary()
         seed = seed_of(day, self._store.decisions_of(day))
-        compared = self._compare(due, started, seed)
-        stamp = self._stamp("batch", run_id)
+        due = part.tasks
+        compared = self._compare(part, started, seed)
+        stamp = self._stamp(part, run_id)
+        before = self._ledger.accounts() if part.others else None
         for first in range(0, len(due), self._policy.batch_size):
             batch = due[first : first + self._policy.batch_size]
-            summary.add(self._assign_locked(batch, started, races, stamp))
+            accounts = self._accounts(part, before)
+            summary.add(self._assign_locked(batch, accounts, started, races, stamp))
         if compared is not None and summary.decided:
             with self._database.transaction() as connection:
                 self._batches.add(
@@ -152,8 +174,9 @@ class Assigner:
                 )
         return summary
 
-    def _compare(self, due: Sequence[int], started: datetime, seed: int) -> Round | None:
+    def _compare(self, part: Part, started: datetime, seed: int) -> Round | None:
         """What the written policy and every other strategy are expected to come to; None when nothing is due now."""
+        due = part.tasks
         chosen = [due[position] for position in compared_tasks(len(due), seed).tolist()]
         with self._database.transaction() as connection:
             facts = self._store.read(connection, chosen, started, self._configuration.content_hash)
@@ -164,7 +187,7 @@ class Assigner:
             facts.frame(),
             round(len(due) * len(facts) / len(chosen)),
             self._catalogue,
-            self._ledger.accounts(),
+            self._accounts(part),
             self._policy,
             fairness=self._policies.fairness,
             now=facts.now,
@@ -173,8 +196,28 @@ class Assigner:
             threads=min(_MOST_THREADS, os.cpu_count() or 1),
         )
 
+    def _accounts(self, part: Part, before: Sequence[Account] | None = None) -> list[Account]:
+        """What is left of each account but for the share of tasks of other arms.
+
+        Args:
+            before: what was left when the part's first batch was decided: the others' share is of that.
+        """
+        now = self._ledger.accounts()
+        if not part.others:
+            return now
+        share = Decimal(part.others) / (len(part.tasks) + part.others)
+        kept = {account.account: account.available * share for account in before or now}
+        return [
+            replace(
+                account,
+                limit=account.limit * (1 - share),
+                available=max(account.available - kept.get(account.account, Decimal(0)), Decimal(0)),
+            )
+            for account in now
+        ]
+
     def _assign_at_once(
-        self, due: Sequence[int], day: date, started: datetime, races: Counter[int], run_id: str | None
+        self, part: Part, day: date, started: datetime, races: Counter[int], run_id: str | None
     ) -> AssignmentSummary:
         """Have the solver decide all that is due, then make it real a chunk at a time.
 
@@ -183,7 +226,7 @@ class Assigner:
         """
         telemetry = self._telemetry("batch")
         with telemetry.step("read", time.monotonic), self._database.transaction() as connection:
-            facts = self._store.read(connection, due, started, self._configuration.content_hash)
+            facts = self._store.read(connection, part.tasks, started, self._configuration.content_hash)
             busy = self._store.busy(connection, self._policies.fairness.workspace_caps)
             left_alone = self._breakers.unavailable(connection)
             telemetry.queries += statements(connection)
@@ -192,7 +235,7 @@ class Assigner:
         strategy, config_hash = self._policy.strategy, self._configuration.content_hash
         start = self._batches.latest(strategy, config_hash)
         seed = seed_of(day, self._store.decisions_of(day))
-        accounts = self._ledger.accounts()
+        accounts = self._accounts(part)
         with telemetry.step("decide", time.monotonic):
             found = self._solve(facts, accounts, seed, start, busy, left_alone)
         telemetry.queries += 3  # the latest prices, the decisions before, the accounts
@@ -217,7 +260,7 @@ class Assigner:
                 seconds=sum(telemetry.seconds.values()),
             )
             telemetry.queries += statements(connection)
-        stamp = self._stamp("batch", run_id, batch)
+        stamp = self._stamp(part, run_id, batch)
         try:
             with telemetry.step("store", time.monotonic):
                 self._make_real(facts, found.decisions, races, stamp, telemetry)
@@ -281,6 +324,7 @@ class Assigner:
     def _assign_locked(
         self,
         tasks: Sequence[int],
+        accounts: Sequence[Account],
         due: datetime,
         races: Counter[int],
         stamp: Stamp,
@@ -291,8 +335,6 @@ class Assigner:
         is counted in `races`; at MOST_RACES it is deferred.
         """
         telemetry = self._telemetry(stamp.path)
-        with telemetry.step("read", time.monotonic):
-            accounts = self._ledger.accounts()
         with self._database.transaction() as connection:
             with telemetry.step("read", time.monotonic):
                 facts = self._store.read(connection, tasks, due, stamp.config_hash, lock=True)

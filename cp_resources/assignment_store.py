@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -26,6 +26,7 @@ from cp_core.assignment.policy import AssignmentPolicy
 from cp_core.tasks.reasons import OF_THE_ACCOUNT, TRANSIENT, Reason
 from cp_core.tasks.states import TaskState, require_legal
 from cp_resources import arrays
+from cp_resources.arms import Exposure, Exposures, expose
 from cp_resources.assignment_attempts import relaxation
 from cp_resources.assignment_batches import QUOTED
 from cp_resources.database import Database
@@ -46,6 +47,7 @@ class Stamp:
     Attributes:
         path: which way decided, see `assignments.path`.
         batch: row of assignment_batches that they were decided in, or took prices of.
+        exposures: the arms of experiments that the tasks have.
     """
 
     strategy: str
@@ -53,6 +55,7 @@ class Stamp:
     path: str
     run_id: str | None = None
     batch: UUID | None = None
+    exposures: Exposures = field(default_factory=dict)
 
 
 class Standing(NamedTuple):
@@ -217,6 +220,7 @@ class AssignmentStore:
             copy.set_types(_COPY_TYPES)
             for decision, figures in zip(new, _packed(new), strict=True):
                 copy.write_row(_stored(assignment_of[decision.task], decision, figures, facts, stamp, _jsonb))
+        expose(connection, _exposed(decisions, stamp.exposures))
         moved = _move(connection, moves, assignment_of, waits).rowcount
         if moved != len(moves):
             raise RuntimeError(f"{len(moves)} locked tasks were decided, but {moved} could be moved")
@@ -237,6 +241,7 @@ class AssignmentStore:
         if not move.is_repeated:
             row = _stored(number, decision, None, facts, stamp, str)
             connection.execute(_INSERT, row, prepare=True)
+        expose(connection, _exposed([decision], stamp.exposures))
         waits = {} if wait_seconds is None else {task: wait_seconds}
         update = _move(connection, [move], {} if move.is_repeated else {task: number}, waits)
         return Moved({} if move.state is move.before else {task: move.state}, update)
@@ -280,6 +285,16 @@ class _Move(NamedTuple):
     reason: Reason | None
     wait_seconds: float
     is_repeated: bool
+
+
+def _exposed(decisions: Iterable[Decision], exposures: Exposures) -> Iterator[tuple[str, Exposure]]:
+    """What decisions expose their tasks to. A block has only what is assigned in it: what waits may be another's."""
+    if not exposures:
+        return
+    for decision in decisions:
+        for one in exposures.get(decision.task, ()):
+            if one.block is None or decision.outcome is Outcome.ASSIGNED:
+                yield decision.task_id, one
 
 
 def _moved(decision: Decision, row: Row, policy: AssignmentPolicy) -> _Move:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -32,6 +32,7 @@ from cp_core.quota.account import Account
 from cp_core.tasks.reasons import Reason
 from cp_core.tasks.states import TaskState
 from cp_resources import assignment_attempts as attempts
+from cp_resources.arms import ArmsInForce, Exposure
 from cp_resources.assignment_attempts import Attempt
 from cp_resources.assignment_batches import QUOTED
 from cp_resources.assignment_store import AssignmentStore, Facts, Moved, Stamp
@@ -154,6 +155,8 @@ class Planner:
             self.cache,
         )
         self._is_open = False
+        self._arms = ArmsInForce(database, configuration, clock=clock)
+        self._of_arms: dict[str, Planner] = {}
 
     def decide(
         self, task: str | Mapping[str, Any], *, deadline_seconds: float | None = None, path: str = "inline"
@@ -176,7 +179,8 @@ class Planner:
         task_id = task if isinstance(task, str) else str(task["task_id"])
         timer = self._timer(deadline_seconds)
         try:
-            made = self._in_time(task_id, path, timer)
+            planner, exposed = self._under_arms(task_id, timer)
+            made = planner._in_time(task_id, path, timer, exposed)
         except _TOO_LATE as error:
             late = PlannerTimeoutError(task_id, timer.step, timer.limit, timer.seconds)
             self._keep(late, self._attempt(task_id, path, attempts.TIMEOUT, Reason.TIMEOUT, timer))
@@ -194,15 +198,32 @@ class Planner:
         """
         timer = self._timer(deadline_seconds)
         try:
-            self._open(timer)
-            with self._transaction(timer) as connection:
-                going = self._read(connection, task_id, self._telemetry("inline"), timer, lock=False)
-                if going.state in _OPEN:
-                    answer = self._answer(going)
-                    return self._told(going, answer.decision, going.state, is_cached=answer.is_cached)
+            planner, _ = self._under_arms(task_id, timer)
+            foreseen = planner._foreseen(task_id, timer)
+            if foreseen is not None:
+                return foreseen
         except _TOO_LATE as error:
             raise PlannerTimeoutError(task_id, timer.step, timer.limit, timer.seconds) from error
         return self._standing(task_id, timer)
+
+    def _under_arms(self, task_id: str, timer: _Timer) -> tuple[Planner, Sequence[Exposure]]:
+        """Who decides a task under the arms of experiments that it has, and what the decision exposes it to."""
+        timer.next("wait for a connection")
+        configuration, exposed = self._arms.of(task_id, timer.left)
+        if configuration.content_hash == self._configuration.content_hash:
+            return self, exposed
+        made = Planner(self._database, self._ledger, configuration, clock=self._clock)
+        return self._of_arms.setdefault(configuration.content_hash, made), exposed
+
+    def _foreseen(self, task_id: str, timer: _Timer) -> Decided | None:
+        """What would be decided now; None for a task that has its decision."""
+        self._open(timer)
+        with self._transaction(timer) as connection:
+            going = self._read(connection, task_id, self._telemetry("inline"), timer, lock=False)
+            if going.state not in _OPEN:
+                return None
+            answer = self._answer(going)
+            return self._told(going, answer.decision, going.state, is_cached=answer.is_cached)
 
     def _timer(self, deadline_seconds: float | None) -> _Timer:
         limit = self._policies.inline.deadline_seconds if deadline_seconds is None else deadline_seconds
@@ -217,7 +238,9 @@ class Planner:
             debug=Counter() if self._policies.flags.debug_capacity_profiling else None,
         )
 
-    def _in_time(self, task_id: str, path: str, timer: _Timer) -> Decided | None:
+    def _in_time(
+        self, task_id: str, path: str, timer: _Timer, exposed: Sequence[Exposure] = ()
+    ) -> Decided | None:
         """Decide in one transaction; None for a task that has its decision.
 
         When others take the quota first, it is undone, and all is read and decided again.
@@ -227,7 +250,7 @@ class Planner:
         made: Decided | None = None
         for lost in range(self._policies.inline.most_replans + 2):
             with self._transaction(timer) as connection:
-                going = self._read(connection, task_id, telemetry, timer, lost=lost)
+                going = self._read(connection, task_id, telemetry, timer, lost=lost, exposed=exposed)
                 if going.state not in _OPEN:
                     self._tell_already_assigned(going, task_id)
                     return None
@@ -263,6 +286,7 @@ class Planner:
         *,
         lost: int = 0,
         lock: bool = True,
+        exposed: Sequence[Exposure] = (),
     ) -> _Going:
         """Lock a task, then read all that its decision depends on, in one round trip."""
         timer.next("find the task")
@@ -297,6 +321,7 @@ class Planner:
             timer,
             lost,
             lock,
+            exposed,
         )
 
     def _decide(self, going: _Going) -> Decided | None:
@@ -406,7 +431,9 @@ class Planner:
     def _stamp(self, going: _Going) -> Stamp:
         strategy = self._policies.assignment.strategy.value
         path = going.telemetry.path
-        return Stamp(strategy, self._configuration.content_hash, path, batch=going.found.batch)
+        exposures = {going.found.id: going.exposed} if going.exposed else {}
+        config_hash = self._configuration.content_hash
+        return Stamp(strategy, config_hash, path, batch=going.found.batch, exposures=exposures)
 
     def _event(self, going: _Going, decision: Decision) -> dict[str, Any]:
         telemetry = replace(going.telemetry, summary=AssignmentSummary(races_lost=going.lost))
@@ -506,6 +533,7 @@ class _Going:
     Attributes:
         found: the row of `_TASK` or `_LOCKED_TASK`.
         lost: how often others took the quota first.
+        exposed: what the decision exposes the task to.
     """
 
     connection: psycopg.Connection
@@ -517,6 +545,7 @@ class _Going:
     timer: _Timer
     lost: int
     is_locked: bool
+    exposed: Sequence[Exposure]
 
     @property
     def row(self) -> Any:

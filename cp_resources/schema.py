@@ -717,6 +717,7 @@ promotions = Table(
     CheckConstraint("action IN ('promote', 'rollback', 'challenge', 'refuse')", name="action"),
 )
 
+# Triggers of the migrations refuse DELETE, and UPDATE of what was defined.
 experiments = Table(
     "experiments",
     metadata,
@@ -731,8 +732,12 @@ experiments = Table(
     _timestamp("started_at", nullable=True),
     _timestamp("ended_at", nullable=True),
     Column("conclusion", Text),
+    Column("first_bucket", Integer, comment="where its range of the layer begins; none before the start"),
     CheckConstraint("state IN ('draft', 'running', 'graduated', 'stopped')", name="state"),
     CheckConstraint("(state IN ('graduated', 'stopped')) = (ended_at IS NOT NULL)", name="ended"),
+    CheckConstraint(
+        "state <> 'running' OR started_at IS NOT NULL AND first_bucket IS NOT NULL", name="running"
+    ),
 )
 
 # Triggers of the migration refuse UPDATE, DELETE and TRUNCATE.
@@ -740,9 +745,11 @@ exposures = Table(
     "exposures",
     metadata,
     Column("experiment", Text, ForeignKey("cp.experiments.experiment"), primary_key=True),
-    Column("unit", Text, primary_key=True, comment="task_id, or the start of a switchback block"),
+    Column("unit", Text, primary_key=True, comment="task_id"),
     Column("arm", Text, nullable=False),
     _timestamp("exposed_at", default_now=True),
+    Column("block", DateTime(timezone=True), comment="start of the switchback block; else none"),
+    Index("ix_exposures_arm", "experiment", "exposed_at", "arm"),
     Index("ix_exposures_unit", "unit"),
 )
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import date
+from types import MappingProxyType
 from typing import Any, LiteralString
 
 import pandas as pd
@@ -23,6 +24,7 @@ from psycopg.rows import dict_row
 from cp_core.scoring.columns import TASK_COLUMNS
 from cp_core.scoring.score import SCORE_COLUMNS, score_tasks
 from cp_core.tasks.states import FINAL_STATES
+from cp_resources.arms import ArmsInForce, Exposures, Part, expose
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.errors import UserError
@@ -51,14 +53,16 @@ class ScoreStore:
 
         The next tasks are read and scored while the database stores the scores of those before.
         """
+        arms = ArmsInForce(self._database, configuration)
         scored, after = 0, 0
         storing: deque[Future[None]] = deque()
         with ThreadPoolExecutor(_WRITERS) as writers:
             while len(tasks := self.unscored(day, after=after, limit=CHUNK)):
-                scores = score_tasks(tasks, configuration.scoring)
-                storing.append(writers.submit(self._add_scores, scores, day, configuration.content_hash))
-                if len(storing) > _WRITERS:
-                    storing.popleft().result()
+                for part in arms.parts(tasks.index.tolist()):
+                    scores = score_tasks(tasks.loc[list(part.tasks)], part.configuration.scoring)
+                    storing.append(writers.submit(self._add_scores, scores, day, part))
+                    if len(storing) > _WRITERS:
+                        storing.popleft().result()
                 scored, after = scored + len(tasks), int(tasks.index[-1])
             for stored in storing:
                 stored.result()
@@ -92,12 +96,26 @@ class ScoreStore:
             raise _unknown(task_id)
         return frame
 
-    def write_scores(self, scores: pd.DataFrame, config_hash: str) -> None:
+    def score_now(self, task_id: str, configuration: Configuration) -> None:
+        """Score one task, whether or not it has a score.
+
+        Raises:
+            ScoreError: no task has this id.
+        """
+        frame = self.task(task_id)
+        [part] = ArmsInForce(self._database, configuration).parts(frame.index.tolist())
+        scores = score_tasks(frame, part.configuration.scoring)
+        self.write_scores(scores, part.configuration.content_hash, part.exposures)
+
+    def write_scores(
+        self, scores: pd.DataFrame, config_hash: str, exposures: Exposures = MappingProxyType({})
+    ) -> None:
         """Store scores in one transaction; a task that has one gets the new one, and keeps a person's override.
 
         Args:
             scores: `SCORE_COLUMNS`, the index is `tasks.id`.
             config_hash: content hash of the configuration they were made under.
+            exposures: the arms of experiments that the tasks have.
         """
         if scores.empty:
             return
@@ -107,15 +125,18 @@ class ScoreStore:
             connection.execute(_LOCK_STAGED)
             connection.execute(_UPSERT, {"config_hash": config_hash})
             connection.execute(_VALUE_OF_STAGED)
+            _expose(connection, scores, exposures)
 
-    def _add_scores(self, scores: pd.DataFrame, day: date, config_hash: str) -> None:
+    def _add_scores(self, scores: pd.DataFrame, day: date, part: Part) -> None:
         """Store the first scores of tasks of a day: as `write_scores`, faster. If another process scored one of them
         meanwhile, all go that way."""
+        config_hash = part.configuration.content_hash
         common = (day, config_hash)
         with suppress(UniqueViolation), self._database.transaction() as connection:
             _copy(connection, _COPY_NEW, ((*row, *common) for row in _rows(scores)))
+            _expose(connection, scores, part.exposures)
             return
-        self.write_scores(scores, config_hash)
+        self.write_scores(scores, config_hash, part.exposures)
 
     def score(self, task_id: str) -> dict[str, Any] | None:
         """Every stored column of a task's score, or None while it has none.
@@ -181,6 +202,18 @@ def _copy(connection: psycopg.Connection, query: sql.Composed, rows: Iterable[tu
             copy.write_row(row)
 
 
+def _expose(connection: psycopg.Connection, scores: pd.DataFrame, exposures: Exposures) -> None:
+    """Store the arms that say how these tasks are scored."""
+    given = {
+        task: chosen
+        for task in scores.index
+        if (chosen := [one for one in exposures.get(task, ()) if one.since_scoring])
+    }
+    if given:
+        names = connection.execute(_NAMES_OF, [list(given)]).fetchall()
+        expose(connection, ((task_id, one) for task, task_id in names for one in given[task]))
+
+
 def _rows(scores: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
     columns = [scores[name].tolist() for name in SCORE_COLUMNS]
     return zip(scores.index.tolist(), *columns, strict=True)
@@ -206,6 +239,7 @@ _UNSCORED: LiteralString = f"""
     ORDER BY t.id LIMIT %(limit)s
 """
 _ONE: LiteralString = f"{_TASK} WHERE t.task_id = %(task_id)s"
+_NAMES_OF: LiteralString = "SELECT id, task_id FROM cp.tasks WHERE id = ANY(%s::bigint[])"
 _STORED: LiteralString = """
     SELECT t.task_id, t.state, t.priority, s.*
     FROM cp.tasks t LEFT JOIN cp.task_scores s ON s.task = t.id

@@ -1,4 +1,4 @@
-"""Claim: an experiment may be looked at every day, raises a false alarm as seldom as promised, and still sees a difference.
+"""Claim: an experiment may be looked at every day, seldom raises a false alarm, and still sees a difference.
 
 The experiments are those of the definition below, whose planned size is what 40 tasks an arm and day come to in 30
 days. They are looked at on each of the days, from the first one on.

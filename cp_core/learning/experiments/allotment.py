@@ -52,7 +52,7 @@ class Running:
 
 
 def bucket(salt: str, unit: str) -> int:
-    """A number from 0 to 9,999: the first 8 bytes (big-endian) of SHA-256 of salt, line feed and unit, modulo 10,000."""
+    """A number from 0 to 9,999: the first 8 bytes (big-endian) of SHA-256(salt, line feed, unit), modulo 10,000."""
     digest = hashlib.sha256(f"{salt}\n{unit}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % BUCKETS
 

@@ -147,6 +147,9 @@ class ExperimentDefinition(_Section):
             yield "block_hours is needed with unit: switchback, and only there"
         if self.unit is Unit.BLOCK and self.traffic < 1:
             yield "a switchback experiment takes all of the traffic: traffic must be 1"
+        changes_scores = any(key == "learned" or key.startswith("scoring.") for key in self.keys)
+        if changes_scores and Measure.VALUE in measures:
+            yield "arms that score differently cannot be compared by value: each would be its own judge"
         if self.least_units_per_arm > self.planned_units_per_arm:
             yield "least_units_per_arm is more than planned_units_per_arm"
         if self.least_days > self.most_days:
