@@ -180,7 +180,11 @@ def _print_table(found: list[StoredExperiment]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("experiment", "state", "layer", "traffic", "arms", "started", "ended", "conclusion")
+    table = Table()
+    for column in ("experiment", "state"):
+        table.add_column(column, no_wrap=True)
+    for column in ("layer", "traffic", "arms", "started", "ended", "conclusion"):
+        table.add_column(column, overflow="fold")
     for one in found:
         definition = one.definition
         table.add_row(

@@ -284,7 +284,7 @@ def test_exposures_and_definitions_never_change(database: Database) -> None:
         "UPDATE experiments SET salt = 'another'",
         "DELETE FROM experiments",
     ):
-        with pytest.raises(psycopg.errors.RaiseException), database.transaction() as connection:
+        with pytest.raises(psycopg.errors.RestrictViolation), database.transaction() as connection:
             connection.execute(statement)
 
 

@@ -40,7 +40,8 @@ def upgrade() -> None:
         """
         CREATE FUNCTION cp.keep_experiment() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
-            RAISE EXCEPTION 'experiment % stands as it was defined: define another one', OLD.experiment;
+            RAISE EXCEPTION 'experiment % stands as it was defined: define another one', OLD.experiment
+                USING ERRCODE = 'restrict_violation';
         END $$
         """
     )
