@@ -1,0 +1,253 @@
+"""One fold: learn from its training part, and decide for its test part in every way that is compared.
+
+Of the test part only texts, and which pairs have an outcome at all, are looked at here; what the outcomes are is the
+business of `judging`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cp_core.assignment.plans import CheckPolicy
+from cp_core.assignment.policy import AssignmentPolicy
+from cp_core.learning.backtest import difficulty
+from cp_core.learning.backtest.choosing import (
+    Expected,
+    book_of,
+    predict_plans,
+    trust,
+    within_budget,
+    worth_choosing,
+)
+from cp_core.learning.backtest.costs import CostModel, CostRange
+from cp_core.learning.backtest.outcomes import Outcomes, Positions
+from cp_core.learning.backtest.sequences import MOST_STAGES, Averages, Sequence_, averages
+from cp_core.learning.success import SuccessModel
+from cp_core.learning.tokens import TokenModel, TokenPredictions
+from cp_core.models.registry import Tier
+
+Doubles = NDArray[np.float64]
+
+_INNER_FOLDS = 4
+_MOST_PLANS = 120
+_GROUPS = 3
+
+
+class Predictor(Protocol):
+    """What predicts success from texts once it was fitted."""
+
+    def predict(self, tasks: pd.DataFrame) -> pd.DataFrame: ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way to decide: the plan of each test task."""
+
+    plans: tuple[Sequence_, ...]
+    choice: NDArray[np.intp]
+    budget_usd: float | None = None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a backtest is run.
+
+    Attributes:
+        check: how good the check between stages is.
+        budgets: mean US dollars a task; empty: `settings` of them, from the cheapest model's cost in training on.
+        tiers: of each model, (m,); empty: from the costs in training.
+        seed: of every random choice.
+    """
+
+    check: CheckPolicy
+    budgets: tuple[float, ...] = ()
+    settings: int = 16
+    tiers: tuple[Tier, ...] = ()
+    seed: int = 7
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What a fold decided and predicted for its test part.
+
+    Attributes:
+        success: predicted, (m, n); rates: of the training part, (m,).
+        cost, tokens: predicted; tokens is None where none are known.
+        tiers: of each model, (m,).
+        loadings: see `difficulty`.
+        ours, ours_with_escalation, fixed: a choice for each budget.
+    """
+
+    success: Doubles
+    rates: Doubles
+    cost: CostRange
+    tokens: TokenPredictions | None
+    tiers: tuple[Tier, ...]
+    loadings: Doubles
+    tiered: Choice
+    ours: tuple[Choice, ...]
+    ours_with_escalation: tuple[Choice, ...]
+    fixed: tuple[Choice, ...]
+    accurate: Choice
+    frugal: Choice
+
+
+def decide(
+    tasks: pd.DataFrame,
+    outcomes: Outcomes,
+    train: Positions,
+    test: Positions,
+    terms: Terms,
+) -> Decided:
+    """Learn from `train` and decide for `test`.
+
+    Args:
+        tasks: one row a task of `outcomes`, in its order and indexed by its ids, with title, description, domain,
+            complexity and value_score.
+    """
+    known, texts, unseen = outcomes.of(train), tasks.iloc[train], tasks.iloc[test]
+    success_model = _fit(texts, known, terms.seed)
+    success = _predict(success_model, unseen, known.models)
+    costs = CostModel.fit(texts, known.cost_usd, seed=terms.seed)
+    cost = costs.predict(unseen)
+    in_training = _out_of_fold(texts, known, terms.seed)
+    relative = known.cost_usd / np.where(costs.out_of_fold > 0, costs.out_of_fold, 1.0)
+    shared = difficulty.fit(in_training, known.success, relative)
+
+    filled = np.where(known.observed, known.success, in_training)
+    spent = np.where(np.isfinite(known.cost_usd), known.cost_usd, costs.out_of_fold)
+    every = averages(filled, spent, terms.check)
+    budgets = terms.budgets or _budgets(spent, every, terms.settings)
+    allowed = outcomes.of(test).observed
+
+    def choose(plans: Sequence[Sequence_]) -> tuple[Choice, ...]:
+        book = book_of(plans, len(known.models))
+        seen = predict_plans(book, in_training, costs.out_of_fold, shared, terms.check)
+        believed = trust(plans, seen, filled, spent, terms.check).apply(
+            predict_plans(book, success, cost.mean, shared, terms.check)
+        )
+        possible = _only_observed(believed, plans, allowed)
+        return tuple(
+            Choice(tuple(plans), within_budget(possible, budget, seed=terms.seed), budget)
+            for budget in budgets
+        )
+
+    singles: list[Sequence_] = [(model,) for model in range(len(known.models))]
+    groups = [every, *_by_difficulty(filled, spent, in_training, terms.check)]
+    accuracies = filled.mean(axis=1)
+    best = max(range(len(accuracies)), key=lambda model: (accuracies[model], -spent[model].mean()))
+    tiers = terms.tiers or tiers_by_cost(spent.mean(axis=1))
+
+    def fixed(sequence: int, budget: float | None = None) -> Choice:
+        return Choice((every.sequences[sequence],), np.zeros(len(test), dtype=np.intp), budget)
+
+    return Decided(
+        success=success,
+        rates=accuracies,
+        cost=cost,
+        tokens=_tokens(texts, unseen, known, terms.seed),
+        tiers=tiers,
+        loadings=shared.loadings,
+        tiered=_tiered(unseen["value_score"].to_numpy(), tiers, accuracies),
+        ours=choose(singles),
+        ours_with_escalation=choose(worth_choosing(groups, _MOST_PLANS)),
+        fixed=tuple(fixed(every.best_within(budget), budget) for budget in budgets),
+        accurate=fixed(every.best_within(np.inf)),
+        frugal=fixed(every.cheapest_of(float(accuracies[best]))),
+    )
+
+
+def tiers_by_cost(cost_usd: Doubles) -> tuple[Tier, ...]:
+    """Tiers of models by their mean costs: the dearest quarter is premium and so on; the dearest one always is."""
+    ranks = np.argsort(np.argsort(-cost_usd, kind="stable"))
+    last = max(len(cost_usd) - 1, 1)
+    tiers = list(Tier)
+    return tuple(tiers[min(int(rank * len(tiers) / (last + 1)), 3) if rank < last else 3] for rank in ranks)
+
+
+def _fit(tasks: pd.DataFrame, outcomes: Outcomes, seed: int) -> Predictor:
+    return SuccessModel.fit(tasks, outcomes.rows(success=outcomes.success), seed=seed)
+
+
+def _predict(model: Predictor, tasks: pd.DataFrame, models: Sequence[str]) -> Doubles:
+    """(m, n); a model that was not met in training is thought to be as the mean of the others."""
+    found = model.predict(tasks)
+    usual = found.mean(axis=1)
+    columns = [found[name] if name in found else usual for name in models]
+    return np.array([np.asarray(column, dtype=np.float64) for column in columns])
+
+
+def _out_of_fold(tasks: pd.DataFrame, outcomes: Outcomes, seed: int) -> Doubles:
+    """Predictions of training tasks by models that have not seen them, (m, n)."""
+    found = np.empty(outcomes.success.shape)
+    part = np.random.default_rng(seed).permutation(len(tasks)) % min(_INNER_FOLDS, len(tasks))
+    for fold in np.unique(part):
+        seen, rest = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
+        model = _fit(tasks.iloc[seen], outcomes.of(seen), seed)
+        found[:, rest] = _predict(model, tasks.iloc[rest], outcomes.models)
+    return found
+
+
+def _tokens(
+    tasks: pd.DataFrame, unseen: pd.DataFrame, outcomes: Outcomes, seed: int
+) -> TokenPredictions | None:
+    usage = outcomes.rows(input_tokens=outcomes.input_tokens, output_tokens=outcomes.output_tokens)
+    usage = usage.dropna(subset=["input_tokens", "output_tokens"], how="all")
+    return TokenModel.fit(tasks, usage, seed=seed).predict(unseen) if len(usage) else None
+
+
+def _budgets(cost_usd: Doubles, every: Averages, settings: int) -> tuple[float, ...]:
+    """From the cheapest single model's cost to the dearest one's, or that of the most accurate sequence."""
+    singles = cost_usd.mean(axis=1)
+    dearest = max(float(singles.max()), float(every.cost_usd[every.best_within(np.inf)]))
+    cheapest = max(float(singles.min()), dearest * 1e-4)
+    return tuple(np.geomspace(cheapest, dearest, settings).tolist())
+
+
+def _by_difficulty(
+    success: Doubles, cost_usd: Doubles, predicted: Doubles, check: CheckPolicy
+) -> list[Averages]:
+    """Averages over the tasks that are predicted to be hard, to be easy, and between."""
+    order = np.argsort(predicted.mean(axis=0), kind="stable")
+    parts = [part for part in np.array_split(order, _GROUPS) if len(part) >= 2 * _GROUPS]
+    return [averages(success[:, part], cost_usd[:, part], check) for part in parts]
+
+
+def _only_observed(
+    expected: Expected, plans: Sequence[Sequence_], observed: NDArray[np.bool_]
+) -> Expected:
+    """A plan may be chosen only where the outcome of each of its stages is known."""
+    possible = np.array([observed[list(plan)].all(axis=0) for plan in plans])
+    if possible.all():
+        return expected
+    return Expected(
+        np.where(possible, expected.success, -np.inf), np.where(possible, expected.cost_usd, _UNPAYABLE)
+    )
+
+
+_UNPAYABLE = 1e9  # US dollars
+
+
+def _tiered(value_scores: Doubles, tiers: Sequence[Tier], accuracies: Doubles) -> Choice:
+    """The written policy's bands, without quotas: in the nearest tier that a task's band prefers, the most accurate model."""
+    bands = sorted(AssignmentPolicy().bands, key=lambda band: band.at_least)
+    band_of = np.searchsorted([band.at_least for band in bands], value_scores, side="right") - 1
+    ranks = np.array([tier.rank for tier in tiers])
+    by_band = [
+        min(
+            range(len(ranks)),
+            key=lambda model: (
+                min((abs(int(ranks[model]) - tier.rank), place) for place, tier in enumerate(band.tiers)),
+                -accuracies[model],
+            ),
+        )
+        for band in bands
+    ]
+    singles: tuple[Sequence_, ...] = tuple((model,) for model in range(len(ranks)))
+    return Choice(singles, np.array(by_band, dtype=np.intp)[band_of])
