@@ -35,6 +35,9 @@ COMMANDS = {
     "assign": Command("cp_cli.assign:assign", "Decide which model does a task, and say why."),
     "backfill": Command("cp_cli.backfill:backfill", "Launch a job for a range of submission days."),
     "stress": Command("cp_cli.stress:stress", "Put a load of made-up tasks on the planner."),
+    "backtest": Command(
+        "cp_cli.backtest:backtest", "Decide for tasks of known outcomes, to see what comes of it."
+    ),
     "quota": Command("cp_cli.quota:quota", "Show what remains of every subscription window and budget."),
     "ledger": Command("cp_cli.ledger:app", "Verify the quota ledger."),
     "notices": Command("cp_cli.notices:notices", "Show which notices wait or failed, and deliver them."),

@@ -106,10 +106,10 @@ class PairMetrics:
 
 
 def pair_metrics(strong_win_rate: ArrayLike, strong: ArrayLike, weak: ArrayLike, *, seed: int) -> PairMetrics:
-    """APGR and CPT as RouteLLM's evaluation computes them (Ong et al., 2024; routellm/benchmarks.py, evals/evaluate.py).
+    """APGR and CPT as RouteLLM's evaluation computes them (Ong et al., 2024; its evals/evaluate.py).
 
     Thresholds are the borders of ten equally filled bins of the win rate. A task goes to the strong model from a
-    threshold on, and only above the last one. Accuracy is over all tasks; the area over the strong share is by trapezoids.
+    threshold on, and only above the last one. Accuracy is over all tasks; areas over the strong share are trapezoids.
 
     Args:
         strong_win_rate: how likely the strong model is the better one, (n,); only the order matters.
@@ -121,7 +121,9 @@ def pair_metrics(strong_win_rate: ArrayLike, strong: ArrayLike, weak: ArrayLike,
     """
     rate, best, least = (np.asarray(values, dtype=np.float64) for values in (strong_win_rate, strong, weak))
     if not len(rate) == len(best) == len(least) or len(rate) == 0:
-        raise ValueError(f"equally many values of each are needed, not {len(rate)}, {len(best)}, {len(least)}")
+        raise ValueError(
+            f"equally many values of each are needed, not {len(rate)}, {len(best)}, {len(least)}"
+        )
     strong_accuracy, weak_accuracy = float(best.mean()), float(least.mean())
     if strong_accuracy == weak_accuracy:
         raise ValueError(f"both models succeed at {strong_accuracy:.3f}: there is no gap to recover")
@@ -158,9 +160,7 @@ def _points(costs: ArrayLike, accuracies: ArrayLike) -> tuple[Doubles, Doubles]:
     return cost, accuracy
 
 
-def _is_below(
-    point: tuple[float, float], before: tuple[float, float], behind: tuple[float, float]
-) -> bool:
+def _is_below(point: tuple[float, float], before: tuple[float, float], behind: tuple[float, float]) -> bool:
     """Whether a point lies on or below the line between its neighbours."""
     rise = (behind[1] - before[1]) * (point[0] - before[0])
     return (point[1] - before[1]) * (behind[0] - before[0]) <= rise

@@ -59,24 +59,34 @@ class SuccessModel:
         Raises:
             ValueError: there is no outcome, or one of a task that is not given.
         """
+        return cls.cross_fit(tasks, outcomes, seed=seed)[0]
+
+    @classmethod
+    def cross_fit(
+        cls, tasks: pd.DataFrame, outcomes: pd.DataFrame, *, seed: int
+    ) -> tuple[SuccessModel, pd.DataFrame]:
+        """As `fit`, and what is predicted of each task by a fit that has not seen its outcomes, as by `predict`."""
         rows = _Rows.of_frames(tasks, outcomes)
         features = _Features.learn(tasks, seed=seed)
         blocks = features.blocks(tasks)
         parts = _Parts.fit(rows, blocks)
         folds = np.random.default_rng(seed).permutation(len(tasks)) % _FOLDS
-        common, own = np.zeros((2, len(rows.success)))
+        common, own = np.zeros((2, len(tasks), len(rows.models)))
         for fold in range(_FOLDS):
-            held = folds[rows.tasks] == fold
-            if held.all():
-                continue
-            everywhere = _Parts.fit(rows.where(~held), blocks, like=parts).everywhere(blocks)
-            common[held], own[held] = (part[rows.tasks[held], rows.of[held]] for part in everywhere)
-        calibration = _Calibration.fit(rows, common, own)
-        return cls(rows.models, parts.task_effect_sd, features, parts, calibration)
+            held = folds == fold
+            seen = rows.where(~held[rows.tasks])
+            if len(seen.success):
+                everywhere = _Parts.fit(seen, blocks, like=parts).everywhere(blocks)
+                common[held], own[held] = (part[held] for part in everywhere)
+        calibration = _Calibration.fit(rows, common[rows.tasks, rows.of], own[rows.tasks, rows.of])
+        model = cls(rows.models, parts.task_effect_sd, features, parts, calibration)
+        return model, model._frame(common, own, tasks)
 
     def predict(self, tasks: pd.DataFrame) -> pd.DataFrame:
         """Probability of success: a row a task, in the order and with the index of `tasks`, and a column a model."""
-        common, own = self._parts.everywhere(self._features.blocks(tasks))
+        return self._frame(*self._parts.everywhere(self._features.blocks(tasks)), tasks)
+
+    def _frame(self, common: Doubles, own: Doubles, tasks: pd.DataFrame) -> pd.DataFrame:
         found = expit(self._calibration.applied(common, own))
         return pd.DataFrame(
             np.clip(found, _CERTAIN, 1 - _CERTAIN), index=tasks.index, columns=list(self.models)

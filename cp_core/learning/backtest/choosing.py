@@ -1,7 +1,8 @@
 """Which plan each task gets within a budget: the plans and the solver of production, on what was learned in training.
 
-`PlanBook` and `solve` are those of `cp_core.assignment`. In place of a fixed effect of a rejection stands the difficulty
-that models share: a plan's outlook is the mean of its outlooks at each difficulty, given which stages are independent.
+`PlanBook` and `solve` are those of `cp_core.assignment`. In place of a fixed effect of a rejection stands the
+difficulty that models share: a plan's outlook is the mean of its outlooks at each difficulty, given which stages are
+independent.
 
 A prediction may be worth little, so it is held to what happened in training. Each plan's level moves toward its average
 there, as far as such averages can be told from chance; and how much a task's own prediction sets plans apart counts as
@@ -28,7 +29,9 @@ from cp_core.scoring.config import Domain
 
 Doubles = NDArray[np.float64]
 
-_DONE_AT_ALL = 1.0  # what it is worth that a task is given any plan, beside its success: more than any upgrade
+_DONE_AT_ALL = (
+    1.0  # what it is worth that a task is given any plan, beside its success: more than any upgrade
+)
 _PRICES = 24  # of money, at which plans are tried for the book
 _BEST_AT_A_PRICE = 6
 _BLOCK = 4096  # tasks whose outlooks are worked out at once
@@ -50,7 +53,7 @@ class Trust:
         level: added to each plan's success, (K,).
         cost_level: times each plan's cost, (K,).
         center: each plan's mean predicted success in training, (K,).
-        contrast: share of what a task's own prediction says about the differences between plans that is believed, 0 to 1.
+        contrast: how far a task's own prediction is believed about the differences between plans, 0 to 1.
     """
 
     level: Doubles

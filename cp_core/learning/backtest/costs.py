@@ -1,7 +1,7 @@
 """What a model will cost for a task, judged by the length and the shape of the task's text.
 
-Ridge regression of the logarithm, a model at a time, with the effects of all models on a task shared where that predicts
-better; factors make totals agree, and conformal residuals give the 80 % interval.
+Ridge regression of the logarithm, a model at a time, as far as that predicts better than the model's mean does;
+factors make totals agree, and conformal residuals give the 80 % interval.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ class _Line:
             if seen.sum() > 1:
                 fitted = Ridge(_PENALTY).fit(shape[seen], logs[seen])
                 guess[part == fold] = fitted.predict(shape[part == fold]) - level
-        strength = min(_STRENGTHS, key=lambda share: float(((logs - level - share * guess)[known] ** 2).sum()))
+        strength = min(
+            _STRENGTHS, key=lambda share: float(((logs - level - share * guess)[known] ** 2).sum())
+        )
         typical = np.exp(level + strength * guess)
         residuals = (logs - level - strength * guess)[known]
         tail = min((1 + INTERVAL) / 2 * (1 + 1 / len(residuals)), 1.0)
@@ -109,4 +111,4 @@ def _shape(tasks: pd.DataFrame) -> Doubles:
     texts = tasks["title"].str.cat(tasks["description"], sep="\n")
     counts = [texts.str.len(), *(texts.str.count(pattern) for pattern in (r"\s+", r"\n", r"\d", r"[^\w\s]"))]
     logs: Doubles = np.log1p(np.column_stack([count.to_numpy(dtype=np.float64) for count in counts]))
-    return logs - np.array([6.0, 4.0, 2.0, 2.0, 3.0])
+    return np.asarray(logs - np.array([6.0, 4.0, 2.0, 2.0, 3.0]), dtype=np.float64)

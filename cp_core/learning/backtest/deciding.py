@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -27,22 +26,15 @@ from cp_core.learning.backtest.choosing import (
 )
 from cp_core.learning.backtest.costs import CostModel, CostRange
 from cp_core.learning.backtest.outcomes import Outcomes, Positions
-from cp_core.learning.backtest.sequences import MOST_STAGES, Averages, Sequence_, averages
+from cp_core.learning.backtest.sequences import Averages, Sequence_, averages
 from cp_core.learning.success import SuccessModel
 from cp_core.learning.tokens import TokenModel, TokenPredictions
 from cp_core.models.registry import Tier
 
 Doubles = NDArray[np.float64]
 
-_INNER_FOLDS = 4
 _MOST_PLANS = 120
 _GROUPS = 3
-
-
-class Predictor(Protocol):
-    """What predicts success from texts once it was fitted."""
-
-    def predict(self, tasks: pd.DataFrame) -> pd.DataFrame: ...
 
 
 @dataclass(frozen=True)
@@ -112,11 +104,10 @@ def decide(
             complexity and value_score.
     """
     known, texts, unseen = outcomes.of(train), tasks.iloc[train], tasks.iloc[test]
-    success_model = _fit(texts, known, terms.seed)
-    success = _predict(success_model, unseen, known.models)
+    model, held_out = SuccessModel.cross_fit(texts, known.rows(success=known.success), seed=terms.seed)
+    success, in_training = (_by_model(found, known.models) for found in (model.predict(unseen), held_out))
     costs = CostModel.fit(texts, known.cost_usd, seed=terms.seed)
     cost = costs.predict(unseen)
-    in_training = _out_of_fold(texts, known, terms.seed)
     relative = known.cost_usd / np.where(costs.out_of_fold > 0, costs.out_of_fold, 1.0)
     shared = difficulty.fit(in_training, known.success, relative)
 
@@ -171,27 +162,11 @@ def tiers_by_cost(cost_usd: Doubles) -> tuple[Tier, ...]:
     return tuple(tiers[min(int(rank * len(tiers) / (last + 1)), 3) if rank < last else 3] for rank in ranks)
 
 
-def _fit(tasks: pd.DataFrame, outcomes: Outcomes, seed: int) -> Predictor:
-    return SuccessModel.fit(tasks, outcomes.rows(success=outcomes.success), seed=seed)
-
-
-def _predict(model: Predictor, tasks: pd.DataFrame, models: Sequence[str]) -> Doubles:
+def _by_model(predicted: pd.DataFrame, models: Sequence[str]) -> Doubles:
     """(m, n); a model that was not met in training is thought to be as the mean of the others."""
-    found = model.predict(tasks)
-    usual = found.mean(axis=1)
-    columns = [found[name] if name in found else usual for name in models]
+    usual = predicted.mean(axis=1)
+    columns = [predicted.get(name, usual) for name in models]
     return np.array([np.asarray(column, dtype=np.float64) for column in columns])
-
-
-def _out_of_fold(tasks: pd.DataFrame, outcomes: Outcomes, seed: int) -> Doubles:
-    """Predictions of training tasks by models that have not seen them, (m, n)."""
-    found = np.empty(outcomes.success.shape)
-    part = np.random.default_rng(seed).permutation(len(tasks)) % min(_INNER_FOLDS, len(tasks))
-    for fold in np.unique(part):
-        seen, rest = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
-        model = _fit(tasks.iloc[seen], outcomes.of(seen), seed)
-        found[:, rest] = _predict(model, tasks.iloc[rest], outcomes.models)
-    return found
 
 
 def _tokens(
@@ -219,9 +194,7 @@ def _by_difficulty(
     return [averages(success[:, part], cost_usd[:, part], check) for part in parts]
 
 
-def _only_observed(
-    expected: Expected, plans: Sequence[Sequence_], observed: NDArray[np.bool_]
-) -> Expected:
+def _only_observed(expected: Expected, plans: Sequence[Sequence_], observed: NDArray[np.bool_]) -> Expected:
     """A plan may be chosen only where the outcome of each of its stages is known."""
     possible = np.array([observed[list(plan)].all(axis=0) for plan in plans])
     if possible.all():
@@ -235,7 +208,7 @@ _UNPAYABLE = 1e9  # US dollars
 
 
 def _tiered(value_scores: Doubles, tiers: Sequence[Tier], accuracies: Doubles) -> Choice:
-    """The written policy's bands, without quotas: in the nearest tier that a task's band prefers, the most accurate model."""
+    """The bands of the written policy, without quotas: the best model of the tier nearest to what a band prefers."""
     bands = sorted(AssignmentPolicy().bands, key=lambda band: band.at_least)
     band_of = np.searchsorted([band.at_least for band in bands], value_scores, side="right") - 1
     ranks = np.array([tier.rank for tier in tiers])

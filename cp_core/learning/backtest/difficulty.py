@@ -1,12 +1,12 @@
 """What one model's failure says about the others: tasks are hard for all of them, more or less.
 
-A probit model with one factor: task t has a difficulty z_t ~ N(0, 1) that its text does not show, and model j does it if
+A probit model with one factor: task t has a difficulty z_t ~ N(0, 1) that its text does not show; model j does it if
 
     Phi^-1(p_tj) - l_j z_t + sqrt(1 - l_j^2) e > 0,     e ~ N(0, 1)
 
-so that its success is p_tj as predicted, and given the difficulty the models are independent. The loadings l_j are those
-of greatest marginal likelihood of the training matrix, by Gauss-Hermite quadrature (Bock and Aitkin, 1981), with the
-predictions held fixed. After a rejection, what is expected of the next stage follows from the model by Bayes' rule.
+so that its success is p_tj as predicted, and given the difficulty the models are independent. The loadings l_j are
+those of greatest marginal likelihood of the training matrix, by Gauss-Hermite quadrature (Bock and Aitkin, 1981),
+with the predictions held fixed. After a rejection, what is expected of the next stage follows by Bayes' rule.
 """
 
 from __future__ import annotations

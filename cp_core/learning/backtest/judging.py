@@ -63,9 +63,7 @@ class _Judge:
         self._decided = decided
         self._terms = terms
         self._known = outcomes.of(np.concatenate(tests))
-        luck = np.random.default_rng(terms.seed).random(
-            (_REPEATS, *outcomes.success.shape), dtype=np.float32
-        )
+        luck = np.random.default_rng(terms.seed).random((_REPEATS, *outcomes.success.shape), dtype=np.float32)
         self._luck = [luck[:, :, test] for test in tests]
         self._singles = [
             self._of_pairs(name, self._known.observed[model], model)
@@ -99,7 +97,9 @@ class _Judge:
             accurate_sequence=self._point("accurate sequence", [one.accurate for one in self._decided]),
             frugal_sequence=self._point("frugal sequence", [one.frugal for one in self._decided]),
             zero_router=self._curve("zero router", self._singles),
-            ours=self._curve("ours", [self._setting([one.ours[i] for one in self._decided]) for i in settings]),
+            ours=self._curve(
+                "ours", [self._setting([one.ours[i] for one in self._decided]) for i in settings]
+            ),
             ours_with_escalation=self._curve(
                 "ours with escalation",
                 [self._setting([one.ours_with_escalation[i] for one in self._decided]) for i in settings],
@@ -157,7 +157,9 @@ class _Judge:
         )
 
     def _setting(self, choices: Sequence[Choice]) -> Point:
-        return self._point(f"${np.mean([choice.budget_usd or 0.0 for choice in choices]):.4g} a task", choices)
+        return self._point(
+            f"${np.mean([choice.budget_usd or 0.0 for choice in choices]):.4g} a task", choices
+        )
 
     def _label(self, plan: Sequence[int]) -> str:
         return " > ".join(self._all.models[model] for model in plan)
@@ -240,28 +242,27 @@ class _Judge:
             calibration=bins,
         )
 
-    def _cost_error(self) -> AmountError:
+    def _cost_error(self) -> AmountError | None:
         mean, median, low, high = (
             np.hstack([getattr(one.cost, kind) for one in self._decided])
             for kind in ("mean", "median", "low", "high")
         )
-        found = amount_error(self._known.cost_usd, mean, median, low, high)
-        assert found is not None  # cost_usd is required of every outcome
-        return found
+        return amount_error(self._known.cost_usd, mean, median, low, high)
 
     def _token_error(self, kind: str) -> AmountError | None:
         actual = self._known.input_tokens if kind == "input" else self._known.output_tokens
-        parts = [
-            getattr(one.tokens, kind)
-            for one in self._decided
-            if one.tokens is not None
-        ]
+        parts = [getattr(one.tokens, kind) for one in self._decided if one.tokens is not None]
         if len(parts) < len(self._decided):
             return None
         return amount_error(
             actual,
             *(
-                np.hstack([getattr(part, name).reindex(columns=list(self._all.models)).to_numpy().T for part in parts])
+                np.hstack(
+                    [
+                        getattr(part, name).reindex(columns=list(self._all.models)).to_numpy().T
+                        for part in parts
+                    ]
+                )
                 for name in ("mean", "median", "low", "high")
             ),
         )

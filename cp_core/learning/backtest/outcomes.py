@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -81,7 +82,7 @@ def in_time_order(submitted_at: pd.DatetimeIndex, number: int) -> list[tuple[Pos
     starts = {moments[order[block * len(order) // number]] for block in range(1, number)}
     borders = [*sorted(starts), None]
     found = []
-    for start, end in zip(borders, borders[1:], strict=False):
+    for start, end in pairwise(borders):
         before, inside = moments < start, moments >= start
         if end is not None:
             inside &= moments < end

@@ -32,7 +32,7 @@ class Curve(_Document):
     Attributes:
         aiq: mean height of the non-decreasing hull from the cheapest point to the dearest.
         aiq_shared: the same between the costs of the cheapest and the dearest single model, for every curve alike.
-        cost_at_best_single: the least cost at which the hull reaches the accuracy of the best single model; None if never.
+        cost_at_best_single: least cost at which the hull reaches the best single model's accuracy; None if never.
         cost_ratio_at_best_single: that cost over the best single model's own.
     """
 
@@ -106,8 +106,8 @@ class BacktestReport(_Document):
         split: how training and test parts were made.
         share_observed: share of pairs of task and model whose outcome is known.
         best_single: the single model of the highest accuracy, the cheaper of equals.
-        accurate_sequence: the sequence of the highest accuracy in training, judged on the test part; frugal_sequence: the
-            cheapest one that was as accurate in training as the best single model there.
+        accurate_sequence: the sequence of the highest accuracy in training, judged on the test part.
+        frugal_sequence: the cheapest one that was as accurate in training as the best single model there.
         notes: what a reader must know about this run.
     """
 
@@ -133,7 +133,7 @@ class BacktestReport(_Document):
     best_fixed_sequence: Curve
     pair: Pair | None
     success: SuccessError
-    cost: AmountError
+    cost: AmountError | None
     input_tokens: AmountError | None
     output_tokens: AmountError | None
     loadings: dict[str, float]

@@ -48,7 +48,9 @@ class Averages:
         return int(enough[np.argmin(self.cost_usd[enough])]) if len(enough) else self.best_within(np.inf)
 
 
-def averages(success: Doubles, cost_usd: Doubles, check: CheckPolicy, most_stages: int = MOST_STAGES) -> Averages:
+def averages(
+    success: Doubles, cost_usd: Doubles, check: CheckPolicy, most_stages: int = MOST_STAGES
+) -> Averages:
     """Work every sequence out on known outcomes.
 
     Args:
@@ -69,7 +71,9 @@ def averages(success: Doubles, cost_usd: Doubles, check: CheckPolicy, most_stage
     return Averages(tuple(sequences), np.concatenate(accuracy), np.concatenate(cost))
 
 
-def expected(sequence: Sequence_, success: Doubles, cost_usd: Doubles, check: CheckPolicy) -> tuple[Doubles, Doubles]:
+def expected(
+    sequence: Sequence_, success: Doubles, cost_usd: Doubles, check: CheckPolicy
+) -> tuple[Doubles, Doubles]:
     """Success and cost of one sequence for each task whose outcomes are known, over the check's errors, (n,) each."""
     reach, right, spent = np.ones((3, success.shape[1]))
     right, spent = np.zeros_like(reach), np.zeros_like(reach)
