@@ -19,7 +19,7 @@ h1 { font-size: 1.7rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
 table { border-collapse: collapse; margin: .6rem 0 } td, th { padding: .25rem .9rem .25rem 0; text-align: right }
 td:first-child, th:first-child { text-align: left } th { font-weight: 600; border-bottom: 1px solid #9aa7b4 }
 tr.ours td { font-weight: 600 } img { max-width: 100%; height: auto } p.note { color: #52606d }
-td { vertical-align: top }
+td { vertical-align: top } td.plans { text-align: left; padding-left: 1.5rem }
 """
 _COLOURS = {
     "ours with escalation": "#0b6e4f",
@@ -162,14 +162,17 @@ def _amount_table(report: BacktestReport) -> str:
 
 
 def _plans(point: Point) -> str:
-    return ", ".join(f"{plan} {share:.0%}" for plan, share in list(point.plans.items())[:3])
+    return ", ".join(f"{plan} {share:.0%}" for plan, share in list(point.plans.items())[:3] if share >= 0.005)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], ours: Sequence[str] = ()) -> str:
     cells = "".join(f"<th>{escape(name)}</th>" for name in head)
     lines = [
         f"<tr{' class=ours' if row[0] in ours else ''}>"
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row)
+        + "".join(
+            f"<td{' class=plans' if name == 'plans' else ''}>{escape(cell)}</td>"
+            for name, cell in zip(head, row, strict=True)
+        )
         + "</tr>"
         for row in rows
     ]

@@ -25,7 +25,7 @@ from cp_core.learning.routing import cost_at
 DATA = Path(os.environ.get("CP_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 FILE = "aider_polyglot_leaderboard.csv"
 MODELS, TASKS, FOLDS = 12, 300, 5
-SEEDS = range(3)
+SEEDS = range(2)
 VISIBLE = (0.05, 0.3)
 CHECKS = (0.8, 0.9)
 
