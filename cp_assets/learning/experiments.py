@@ -1,35 +1,29 @@
 """What the experiments of a day have come to."""
 
+from typing import TYPE_CHECKING
+
 from dagster import (
     AssetCheckSeverity,
-    AssetDep,
     AssetExecutionContext,
+    AssetKey,
     MarkdownMetadataValue,
     MaterializeResult,
     ResourceParam,
-    TimeWindowPartitionMapping,
     asset,
 )
 
 from cp_assets.checks import Check, checks_of
 from cp_assets.partitions import ONE_DAY_A_RUN, SUBMISSION_DAYS, day_of
 from cp_assets.presentation import bands, table
-from cp_core.learning.experiments.verdict import ExperimentResult
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 
-_LONGEST_DAYS = 30  # days of outcomes that an experiment of the usual length reads
+if TYPE_CHECKING:
+    from cp_core.learning.experiments.verdict import ExperimentResult
 
 
 @asset(
-    deps=[
-        AssetDep(
-            "execution_outcomes",
-            partition_mapping=TimeWindowPartitionMapping(
-                start_offset=-_LONGEST_DAYS, allow_nonexistent_upstream_partitions=True
-            ),
-        )
-    ],
+    deps=[AssetKey("execution_outcomes")],
     partitions_def=SUBMISSION_DAYS,
     backfill_policy=ONE_DAY_A_RUN,
     group_name="learning",
@@ -105,7 +99,7 @@ def experiment_results(
     )
 
 
-def _sequences(result: ExperimentResult, measure: str) -> MarkdownMetadataValue:
+def _sequences(result: "ExperimentResult", measure: str) -> MarkdownMetadataValue:
     of_measure = [one for one in result.comparisons if one.measure == measure]
     days = sorted({point.day for one in of_measure for point in one.sequence})
     return bands(
