@@ -45,6 +45,7 @@ COMMANDS = {
         "cp_cli.config:app", "Show what is in force, and promote or roll back what was learned."
     ),
     "watch": Command("cp_cli.watch:watch", "Show how far the work is, second by second."),
+    "models": Command("cp_cli.models:app", "Show which models do a kind of task best."),
     "report": Command("cp_cli.report:report", "Show what some days came to."),
     "cancel": Command("cp_cli.cancel:cancel", "Cancel tasks, a day, a batch, a run, a model's, or all."),
     "feedback": Command("cp_cli.feedback:feedback", "Add evidence from CI or a review to a task's work."),

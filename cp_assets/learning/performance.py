@@ -21,19 +21,27 @@ if TYPE_CHECKING:
     group_name="learning",
     kinds={"python", "pandas", "postgres"},
     description="Success, quality, tokens against estimate, cost, value per dollar and latency of each "
-    "model, by domain and complexity and as a whole, over the tasks submitted on a day.",
+    "model, by domain and complexity and as a whole: plain over the tasks submitted on a day, and as estimates over "
+    "the window that ends with it, in which outcomes fade, small groups are shrunk and each number has an interval.",
 )
 def performance_metrics(
     context: AssetExecutionContext, database: ResourceParam[Database]
 ) -> MaterializeResult[None]:
     """Measure the day anew, and put it in place of what was stored."""
+    from cp_core.learning.decay import WINDOW_DAYS
+    from cp_core.learning.estimates import estimate_performance
     from cp_core.learning.performance import ALL, measure_performance
+    from cp_core.learning.ranking import rank_models
+    from cp_resources.observations import Observations
     from cp_resources.performance import PerformanceStore
 
     day = day_of(context)
     store = PerformanceStore(database)
     metrics = measure_performance(store.attempts(day))
     store.replace_day(day, metrics)
+    estimates = estimate_performance(Observations(database).window(day, WINDOW_DAYS))
+    store.replace_estimates(day, estimates)
+    ranking = rank_models(estimates, ALL, ALL)
 
     models = metrics[metrics["domain"] == ALL].sort_values("value_delivered", ascending=False)
     judged = models.dropna(subset=["quality_mean"])
@@ -43,6 +51,14 @@ def performance_metrics(
             "attempts": int(models["attempts"].sum()),
             "cost in USD": float(models["cost_usd"].sum()),
             "value delivered": float(models["value_delivered"].sum()),
+            "estimates": len(estimates),
+            "ranking": table(*_columns_of(ranking, _RANKING)),
+            "best": bars(
+                dict(zip(ranking["model"], ranking["probability_best"], strict=True)),
+                title="Probability that no model succeeds more often",
+                axis="probability",
+                upto=1,
+            ),
             "value by model": table(*_columns_of(models, _VALUE)),
             "estimates and latency by model": table(*_columns_of(models, _ESTIMATES)),
             "quality by model": bars(
@@ -63,6 +79,14 @@ _VALUE = {
     "cost_usd": "USD",
     "value_delivered": "value",
     "value_per_usd": "value per USD",
+}
+_RANKING = {
+    "model": "model",
+    "success": "success",
+    "low": "low",
+    "high": "high",
+    "probability_best": "probability of being best",
+    "effective_n": "effective n",
 }
 _ESTIMATES = {
     "model": "model",

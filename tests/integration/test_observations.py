@@ -7,8 +7,11 @@ from datetime import timedelta
 import pandas as pd
 from worked_day import DAY
 
+from cp_core.learning.estimates import estimate_performance
+from cp_core.learning.performance import KEYS
 from cp_resources.database import Database
 from cp_resources.observations import Observations
+from cp_resources.performance import PerformanceStore
 
 
 def test_a_window_holds_each_ended_execution_of_its_days_once(worked: Database):
@@ -40,3 +43,16 @@ def test_what_was_cut_off_is_marked_and_texts_come_on_request(worked: Database):
     assert not seen.loc[seen["reason"].isna(), "is_censored"].any()
     assert seen["title"].str.len().min() > 0
     assert isinstance(seen["started_at"].dtype, pd.DatetimeTZDtype)
+
+
+def test_estimates_are_stored_and_read_again_as_they_were(worked: Database):
+    estimates = estimate_performance(Observations(worked).window(DAY, 7))
+    store = PerformanceStore(worked)
+    for _ in range(2):
+        store.replace_estimates(DAY, estimates)
+    found = store.estimates()
+    assert found is not None
+    assert found[0] == DAY
+    pd.testing.assert_frame_equal(
+        found[1].sort_values(KEYS, ignore_index=True), estimates, check_dtype=False, rtol=1e-12
+    )
