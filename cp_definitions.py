@@ -14,6 +14,7 @@ from cp_assets.assignment import assignments, assignments_checks
 from cp_assets.execution import execution_outcomes, execution_outcomes_checks
 from cp_assets.learning.experiments import experiment_results, experiment_results_checks
 from cp_assets.learning.performance import performance_metrics, performance_metrics_checks
+from cp_assets.learning.success import success_model, success_model_checks
 from cp_assets.marts import build_marts
 from cp_assets.queue import scored_tasks, scored_tasks_checks, task_queue, task_queue_checks
 from cp_assets.registry import model_registry, model_registry_checks
@@ -51,6 +52,7 @@ def build_defs(**resources: object) -> Definitions:
         build_marts(settings),
         performance_metrics,
         experiment_results,
+        success_model,
     ]
     return Definitions(
         assets=map_asset_specs(_owned, assets),
@@ -62,6 +64,7 @@ def build_defs(**resources: object) -> Definitions:
             execution_outcomes_checks,
             performance_metrics_checks,
             experiment_results_checks,
+            success_model_checks,
         ],
         jobs=[process_queue, daily_learning, take_inbox, deliver_notices],
         sensors=[new_tasks_sensor, task_inbox_sensor, deliver_notices_sensor],

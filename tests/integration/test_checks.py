@@ -33,6 +33,7 @@ ASSETS = [
     "assignments",
     "execution_outcomes",
     "performance_metrics",
+    "success_model",
 ]
 CONFIGURATION = load_configuration(Settings().config_dir)
 GRAPH = defs.resolve_asset_graph()
@@ -208,6 +209,16 @@ WRONG_ROWS: dict[str, Callable[[Database], None]] = {
     ),
     "performance_metrics:rates_are_within_their_scale": statements(
         "UPDATE performance_metrics SET success_rate = 1.5 WHERE domain = 'all'"
+    ),
+    "success_model:every_estimated_model_has_a_table": statements(
+        """UPDATE learning_results SET content = jsonb_set(content, '{cells,unheard-of}', '{}')
+           WHERE asset = 'success_model'"""
+    ),
+    "success_model:probabilities_are_neither_nought_nor_one": statements(
+        """UPDATE learning_results SET content = jsonb_set(content, '{cells}', (
+               SELECT jsonb_object_agg(key, '{"backend": {"simple": 1.0}}'::jsonb)
+               FROM jsonb_each(content -> 'cells')
+           )) WHERE asset = 'success_model'"""
     ),
 }
 

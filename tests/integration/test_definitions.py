@@ -21,6 +21,7 @@ OUR_ASSETS = [
     "assignments",
     "execution_outcomes",
     "performance_metrics",
+    "success_model",
 ]
 MARTS = ["executions", "models_per_day", "queue_health_per_day", "quota_use_per_day"]
 SPECS = sorted(defs.resolve_all_asset_specs(), key=lambda spec: spec.key)  # the same in every process
@@ -78,6 +79,7 @@ def test_the_graph_is_that_of_the_design():
     assert upstream("execution_outcomes") == {"assignments"}
     assert upstream("staging/stg_executions") == {"execution_outcomes"}
     assert upstream("performance_metrics") == {"marts/executions"}
+    assert upstream("success_model") == {"performance_metrics"}
 
 
 def test_materializing_a_day_of_an_asset_reads_the_same_day_of_what_is_upstream():
@@ -92,7 +94,7 @@ def test_process_queue_and_daily_learning_share_the_graph_between_them():
         return {each.to_user_string() for each in executed}
 
     everything = {spec.key.to_user_string() for spec in SPECS}
-    assert assets_of("process_queue") == set(OUR_ASSETS) - {"performance_metrics"}
+    assert assets_of("process_queue") == set(OUR_ASSETS) - {"performance_metrics", "success_model"}
     assert assets_of("daily_learning") == everything - assets_of("process_queue")
 
 
