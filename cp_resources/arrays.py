@@ -3,23 +3,104 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from psycopg.adapt import Buffer, Dumper
+from psycopg.pq import Format
 
-_DOUBLE = 701  # type oid of float8
+Integers = NDArray[np.int64]
 
 
-def doubles(rows: Sequence[Sequence[float]]) -> list[bytes]:
+class _Kind(NamedTuple):
+    """A type whose values have a binary format of one length: its oid, its array's, and numpy's name for a value."""
+
+    oid: int
+    array_oid: int
+    dtype: str
+
+
+_INT8 = _Kind(20, 1016, ">i8")
+_FLOAT8 = _Kind(701, 1022, ">f8")
+_UUID = _Kind(2950, 2951, "V16")
+_NUMERIC = _Kind(1700, 1231, "V24")
+
+
+class Binary(bytes):
+    """An array in binary format, to be given to a query as it is."""
+
+
+class Int8s(Binary):
+    """Of `bigint`."""
+
+
+class Float8s(Binary):
+    """Of `float8`."""
+
+
+class Uuids(Binary):
+    """Of `uuid`."""
+
+
+class Numerics(Binary):
+    """Of `numeric`."""
+
+
+def int8s(values: NDArray[Any] | Sequence[int]) -> Int8s:
+    """A `bigint[]`."""
+    return Int8s(_array(np.asarray(values), _INT8))
+
+
+def float8s(values: NDArray[Any]) -> Float8s:
+    """A `float8[]`."""
+    return Float8s(_array(values, _FLOAT8))
+
+
+def uuids(values: NDArray[Any]) -> Uuids:
+    """A `uuid[]` of 16 bytes a row: (n, 16) bytes, or n of `V16`."""
+    return Uuids(_array(np.ascontiguousarray(values).view("V16").reshape(-1), _UUID))
+
+
+def numerics(whole: Integers, nano: Integers) -> Numerics:
+    """A `numeric[]` of units and billionths of one beside them, neither negative."""
+    return Numerics(_array(numeric_values(whole, nano), _NUMERIC))
+
+
+def numeric_values(whole: Integers, nano: Integers) -> NDArray[np.void]:
+    """The binary format of `numeric`, 24 bytes each: five groups of four digits before the point and three after it."""
+    made = np.empty((len(whole), 12), dtype=">i2")
+    made[:, :4] = (8, 4, 0, 9)  # groups, power of 10,000 of the first, sign, digits after the point
+    for group in range(5):
+        made[:, 8 - group] = whole // 10_000**group % 10_000
+    made[:, 9] = nano // 100_000
+    made[:, 10] = nano // 10 % 10_000
+    made[:, 11] = nano % 10 * 1_000
+    return made.view("V24").reshape(-1)
+
+
+def double_rows(rows: NDArray[Any] | Sequence[Sequence[float]]) -> NDArray[np.void]:
     """A `float8[]` in binary format for each of n rows of equal length."""
     values = np.array(rows, dtype=np.float64, ndmin=2)
     width = values.shape[1]
     cell = np.dtype([("bytes", ">i4"), ("value", ">f8")])
-    made = np.empty(len(rows), dtype=np.dtype([("head", f"V{_HEAD}"), ("cells", cell, (width,))]))
-    made["head"] = np.frombuffer(_head(_DOUBLE, width), dtype=f"V{_HEAD}")
+    made = np.empty(len(values), dtype=np.dtype([("head", f"V{_HEAD}"), ("cells", cell, (width,))]))
+    made["head"] = np.frombuffer(_head(_FLOAT8.oid, width), dtype=f"V{_HEAD}")
     made["cells"]["bytes"] = 8
     made["cells"]["value"] = values
-    whole, size = made.tobytes(), made.itemsize
+    return made.view(f"V{made.itemsize}").reshape(-1)
+
+
+def pieces(rows: NDArray[Any]) -> list[bytes]:
+    """The bytes of each row of an array."""
+    whole, size = rows.tobytes(), rows.itemsize
     return [whole[at : at + size] for at in range(0, len(whole), size)]
+
+
+def doubles(rows: Sequence[Sequence[float]]) -> list[bytes]:
+    """A `float8[]` in binary format for each of n rows of equal length."""
+    return pieces(double_rows(rows))
 
 
 def numbers(elements: Iterable[int | float | None]) -> str:
@@ -48,6 +129,29 @@ def array(elements: Iterable[object]) -> str:
 _HEAD = 20
 
 
+def _array(values: NDArray[Any], kind: _Kind) -> bytes:
+    cell = np.dtype([("bytes", ">i4"), ("value", kind.dtype)])
+    cells = np.empty(len(values), dtype=cell)
+    cells["bytes"] = cell["value"].itemsize
+    cells["value"] = values
+    return _head(kind.oid, len(values)) + cells.tobytes()
+
+
 def _head(oid: int, length: int) -> bytes:
     """Of a one-dimensional array without nulls: dimensions, nulls, type, length, first index."""
     return b"".join(number.to_bytes(4, "big") for number in (1, 0, oid, length, 1))
+
+
+class _BinaryDumper(Dumper):
+    format = Format.BINARY
+
+    def dump(self, obj: Binary) -> Buffer:
+        return obj
+
+
+def _register(kind: type[Binary], oid: int) -> None:
+    psycopg.adapters.register_dumper(kind, type(f"_{kind.__name__}Dumper", (_BinaryDumper,), {"oid": oid}))
+
+
+for _type, _kind in ((Int8s, _INT8), (Float8s, _FLOAT8), (Uuids, _UUID), (Numerics, _NUMERIC)):
+    _register(_type, _kind.array_oid)

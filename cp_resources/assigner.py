@@ -19,13 +19,17 @@ from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
+from typing import NamedTuple, cast
 from uuid import UUID
 
+import numpy as np
 import psycopg
+from numpy.typing import NDArray
 
 from cp_core.assignment.batch import prepare
 from cp_core.assignment.capacity import Capacity
 from cp_core.assignment.decision import Decision, Outcome, reservation_key
+from cp_core.assignment.grants import Grants
 from cp_core.assignment.market import Catalogue
 from cp_core.assignment.optimal import Round, assign_optimal, compare_policy, compared_tasks
 from cp_core.assignment.policy import PACED
@@ -35,6 +39,7 @@ from cp_core.assignment.strategies import Strategy
 from cp_core.assignment.summary import AssignmentSummary
 from cp_core.assignment.telemetry import SUMMARY_EVENT, AssignmentTelemetry
 from cp_core.assignment.tiered import serve
+from cp_core.assignment.verdicts import Verdicts
 from cp_core.quota.account import Account
 from cp_core.tasks.reasons import Reason
 from cp_resources.arms import ArmsInForce, Part
@@ -44,8 +49,9 @@ from cp_resources.assignment_store import AssignmentStore, Facts, Stamp
 from cp_resources.breakers import BreakerStore
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database, statements
+from cp_resources.granted import store_granted
 from cp_resources.ledger import Ledger, Reservation
-from cp_resources.outbox import Outbox, notices_about
+from cp_resources.outbox import NoticeKind, Outbox, notices_about
 
 MOST_RACES = 3
 """How often one run tries to reserve for a task whose quota others take first; then the task is deferred."""
@@ -56,6 +62,15 @@ _MOST_AT_ONCE = 100_000
 _CHUNK = 5_000  # decisions of the solver that are stored in one transaction, at least
 _WRITERS = 3  # transactions at once: more of them only wait for this process
 _MOST_THREADS = 4
+
+
+class _Stored(NamedTuple):
+    """What became of a chunk: assignments as columns, decisions one by one, tasks that came too late; statements."""
+
+    granted: Grants | None
+    held: Sequence[Decision]
+    outrun: set[int]
+    queries: int
 
 
 class Assigner:
@@ -263,7 +278,7 @@ class Assigner:
         stamp = self._stamp(part, run_id, batch)
         try:
             with telemetry.step("store", time.monotonic):
-                self._make_real(facts, found.decisions, races, stamp, telemetry)
+                self._make_real(facts, cast("Verdicts", found.decisions), day, races, stamp, telemetry)
         finally:
             with self._database.transaction() as connection:
                 self._announce(connection, telemetry, facts, run_id)
@@ -297,29 +312,91 @@ class Assigner:
     def _make_real(
         self,
         facts: Facts,
-        decisions: Sequence[Decision],
+        decisions: Verdicts,
+        day: date,
         races: Counter[int],
         stamp: Stamp,
         telemetry: AssignmentTelemetry,
     ) -> None:
         """Store decisions a chunk at a time; a few chunks at once, because the database works beside this process."""
         size = max(self._policy.batch_size, _CHUNK)
-        chunks = [decisions[first : first + size] for first in range(0, len(decisions), size)]
+        grants, given, others = decisions.in_columns()
 
-        def store(chunk: Sequence[Decision]) -> tuple[list[Decision], set[int], int]:
-            with self._database.transaction() as connection:
-                rows = [facts.rows[decision.task] for decision in chunk]
-                unchanged = self._store.lock_unchanged(connection, rows)
-                held = [decision for decision in chunk if decision.task in unchanged]
-                held, outrun = self._commit(connection, facts, held, races, stamp)
-                return held, outrun, statements(connection)
+        def store(chunk: slice) -> _Stored:
+            return self._store_granted(facts, grants.at(chunk), decisions, given[chunk], day, races, stamp)
+
+        def store_others(chunk: slice) -> _Stored:
+            return self._store_decided(facts, [decisions[int(at)] for at in others[chunk]], races, stamp)
 
         with ThreadPoolExecutor(_WRITERS) as writers:
-            for held, outrun, queries in writers.map(store, chunks):
+            stored = [writers.submit(store, chunk) for chunk in _slices(len(given), size)]
+            stored += [writers.submit(store_others, chunk) for chunk in _slices(len(others), size)]
+            for chunk in stored:
+                granted, held, outrun, queries = chunk.result()
                 telemetry.queries += queries
                 telemetry.tasks += len(held) + len(outrun)
                 telemetry.summary.races_lost += len(outrun)
                 telemetry.count(held, self._registry)
+                if granted is not None:
+                    telemetry.tasks += len(granted)
+                    telemetry.summary.count_granted(granted, self._registry)
+
+    def _store_granted(
+        self,
+        facts: Facts,
+        grants: Grants,
+        decisions: Sequence[Decision],
+        positions: NDArray[np.intp],
+        day: date,
+        races: Counter[int],
+        stamp: Stamp,
+    ) -> _Stored:
+        """Store assignments in one transaction: as columns, or one by one where others took some of the quota, or may
+        have filled a workspace.
+
+        Args:
+            positions: which of `decisions` they are.
+        """
+        with self._database.transaction() as connection:
+            rows = [facts.rows[task] for task in grants.task.tolist()]
+            unchanged = self._store.lock_unchanged(connection, rows)
+            if len(unchanged) < len(rows):
+                is_unchanged = np.isin(grants.task, list(unchanged))
+                grants, positions = grants.at(is_unchanged), positions[is_unchanged]
+            caps = self._policies.fairness.workspace_caps
+            if any(row.workspace in caps for row in rows) or not self._grant(
+                connection, facts, grants, day, stamp
+            ):
+                chosen = [decisions[int(position)] for position in positions]
+                held, outrun = self._commit(connection, facts, chosen, races, stamp)
+                return _Stored(None, held, outrun, statements(connection))
+            return _Stored(grants, [], set(), statements(connection))
+
+    def _grant(
+        self, connection: psycopg.Connection, facts: Facts, grants: Grants, day: date, stamp: Stamp
+    ) -> bool:
+        """Store assignments and reserve for all of them; False, and nothing done, where some do not fit any more."""
+        tasks = grants.task.tolist()
+        holds = grants.holds([reservation_key(facts.ids[task], 1).bytes for task in tasks])
+        with connection.transaction() as attempt:
+            store_granted(connection, facts, grants, day, stamp)
+            Outbox.add_all(connection, NoticeKind.ASSIGNED, sorted(tasks))
+            within = timedelta(seconds=self._policy.reservation_seconds)
+            if self._ledger.hold_all(connection, holds, expires_in=within):
+                return True
+            raise psycopg.Rollback(attempt)
+        return False
+
+    def _store_decided(
+        self, facts: Facts, decisions: Sequence[Decision], races: Counter[int], stamp: Stamp
+    ) -> _Stored:
+        """Store decisions that give no plan, in one transaction."""
+        with self._database.transaction() as connection:
+            rows = [facts.rows[decision.task] for decision in decisions]
+            unchanged = self._store.lock_unchanged(connection, rows)
+            kept = [decision for decision in decisions if decision.task in unchanged]
+            held, outrun = self._commit(connection, facts, kept, races, stamp)
+            return _Stored(None, held, outrun, statements(connection))
 
     def _assign_locked(
         self,
@@ -494,6 +571,10 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def _slices(count: int, size: int) -> list[slice]:
+    return [slice(first, first + size) for first in range(0, count, size)]
 
 
 def _portion(limit: int | None, decided: int) -> int:

@@ -175,9 +175,13 @@ class AssignmentStore:
 
     def lock_unchanged(self, connection: psycopg.Connection, rows: Sequence[Row]) -> set[int]:
         """Lock the tasks that are as they were when their facts were read, and that nobody else has locked."""
-        versions = {row.task: row.version for row in rows}
-        found = connection.execute(_LOCK, {"tasks": list(versions)}).fetchall()
-        return {task for task, version in found if version == versions[task]}
+        listed = {
+            "tasks": arrays.int8s([row.task for row in rows]),
+            "versions": arrays.int8s([row.version for row in rows]),
+        }
+        [(locked, changed)] = connection.execute(_LOCK, listed).fetchall()
+        tasks = {row.task for row in rows}
+        return tasks if locked == len(rows) else tasks - set(changed)
 
     def busy(
         self, connection: psycopg.Connection, workspaces: Iterable[str], *, lock: bool = False
@@ -398,17 +402,18 @@ def _plan(plan: Iterable[Stage]) -> str:
 def _stage(stage: Stage) -> str:
     needs = "" if stage.needs is None else f',"needs":{_amounts(stage.needs)}'
     return (
-        f'{{"model":{_quoted(stage.model)},"funding":{_quoted(stage.funding)},'
+        f'{{"model":{quoted(stage.model)},"funding":{quoted(stage.funding)},'
         f'"amounts":{_amounts(stage.amounts)}{needs}}}'
     )
 
 
 def _amounts(amounts: Mapping[str, Decimal]) -> str:
-    return "{" + ",".join([f'{_quoted(account)}:"{amount!s}"' for account, amount in amounts.items()]) + "}"
+    return "{" + ",".join([f'{quoted(account)}:"{amount!s}"' for account, amount in amounts.items()]) + "}"
 
 
 @lru_cache(maxsize=1_000)
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A name as JSON."""
     return _to_json(name)
 
 
@@ -445,7 +450,7 @@ LIMIT %(limit)s
 # xmin names the transaction that wrote the row last: the row is as it was read while that is the same.
 _TASK_COLUMNS: LiteralString = """
     SELECT id, task_id, submission_day, state, reason, workspace, deadline, dependencies, available_at, submitted_at,
-        state_changed_at, assignment_attempts_left, xmin::text AS version
+        state_changed_at, assignment_attempts_left, xmin::text::bigint AS version
     FROM cp.tasks
 """
 _LISTED: LiteralString = f"{_TASK_COLUMNS} WHERE id = ANY(%(tasks)s::bigint[])"
@@ -488,7 +493,13 @@ _ONE_TASK: LiteralString = f"""
 WITH chosen AS MATERIALIZED ({_TASK_COLUMNS} WHERE task_id = %(task_id)s AND state IN ('queued', 'deferred')) {_FACTS}
 """
 _LOCK: LiteralString = """
-SELECT id, xmin::text FROM cp.tasks WHERE id = ANY(%(tasks)s::bigint[]) FOR NO KEY UPDATE SKIP LOCKED
+WITH locked AS MATERIALIZED (
+    SELECT id, xmin::text::bigint AS version FROM cp.tasks
+    WHERE id = ANY(%(tasks)s::bigint[]) FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT count(locked.id), array_agg(listed.task) FILTER (WHERE locked.id IS NULL)
+FROM unnest(%(tasks)s::bigint[], %(versions)s::bigint[]) AS listed (task, version)
+LEFT JOIN locked ON locked.id = listed.task AND locked.version = listed.version
 """
 
 _BUSY: LiteralString = """

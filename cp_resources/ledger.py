@@ -12,19 +12,23 @@ the database's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import NamedTuple
 from uuid import UUID
 
+import numpy as np
 import psycopg
 from psycopg import Rollback
 
 from cp_core.models.registry import ModelRegistry
 from cp_core.quota.account import Account, AccountKind, AccountTerms, Unit
+from cp_core.quota.holds import Holds
 from cp_core.quota.journal import (
     Balance,
+    Code,
     Journal,
     LedgerError,
     Moves,
@@ -46,6 +50,7 @@ from cp_core.quota.journal import (
     windows_to_open,
 )
 from cp_core.quota.windows import Window
+from cp_resources import arrays
 from cp_resources.arrays import array
 from cp_resources.database import Database
 from cp_resources.ledger_verification import LedgerReport, verify
@@ -61,6 +66,9 @@ __all__ = [
 
 EXPIRY_BATCH = 1_000
 MOST_ATTEMPTS = 100
+_HOLD_ATTEMPTS = 3
+
+Parameter = str | arrays.Binary
 
 _LATE_COMMIT = timedelta(hours=1)
 """What a transaction that lasted no longer than this reserved is not missed when it expires."""
@@ -166,9 +174,30 @@ class Ledger:
         for _ in range(MOST_ATTEMPTS):
             balances, made, now = _read(connection, keys)
             answers, transfers = decide_reservations(reservations, made, balances, now, now + expires_in)
-            if not transfers or _hold(connection, transfers, windows_to_open(transfers, balances, now)):
+            to_open = windows_to_open(transfers, balances, now)
+            if not transfers or _hold(connection, _columns_of(transfers), held_by(transfers), to_open):
                 return answers
         raise _changing_too_fast()
+
+    def hold_all(self, connection: psycopg.Connection, holds: Holds, *, expires_in: timedelta) -> bool:
+        """Reserve all of `holds`, in the caller's transaction, or nothing and return False.
+
+        Their keys must be new: one that was reserved before over the same accounts is told by False, as is what does
+        not fit. `reserve` then says which.
+
+        Raises:
+            LedgerError: an account does not exist.
+        """
+        if not holds.totals:
+            return True
+        for _ in range(_HOLD_ATTEMPTS):
+            balances, _, now = _read(connection)
+            if not holds.fit(balances, now):
+                return False
+            moves, to_open = holds.moves(balances), holds.to_open(balances, now)
+            if _hold(connection, _columns_held(holds, balances, now + expires_in), moves, to_open):
+                return True
+        return False
 
     def settle(self, connection: psycopg.Connection, settlements: Sequence[Settlement]) -> int:
         """Post what attempts used and free the rest, in the caller's transaction.
@@ -190,7 +219,7 @@ class Ledger:
             transfers = [resolution.transfer for resolution in resolutions]
             if not (transfers or uses):
                 return 0
-            if _enter(connection, transfers, moved_by(resolutions)):
+            if _enter(connection, _columns_of(transfers), moved_by(resolutions)):
                 _charge(connection, uses)
                 return len(resolutions)
         raise _changing_too_fast()
@@ -227,16 +256,16 @@ class Ledger:
                 return
 
 
-def _hold(connection: psycopg.Connection, pendings: list[Transfer], to_open: set[str]) -> bool:
+def _hold(connection: psycopg.Connection, pendings: _Columns, moves: Moves, to_open: set[str]) -> bool:
     """Hold what was reserved, in windows that it opens; False, and nothing done, where it fits no more."""
     if not to_open:
-        return _enter(connection, pendings, held_by(pendings))
+        return _enter(connection, pendings, moves)
     with connection.transaction():
         if _enter(connection, pendings, {}):
             journal = _journal(connection)
             journal.open_windows(to_open)
             _store(connection, journal)
-            if _enter(connection, [], held_by(pendings)):
+            if _enter(connection, _NO_TRANSFERS, moves):
                 return True
         raise Rollback
     return False
@@ -332,37 +361,78 @@ def _not_charged_before(connection: psycopg.Connection, uses: list[Use]) -> list
     return [use for use in uses if overrun_transfer(use.key, use.account) not in charged]
 
 
-def _enter(connection: psycopg.Connection, transfers: Sequence[Transfer], moves: Moves) -> bool:
-    """Write transfers, take the lock, move balances; False, and nothing done, where that cannot be."""
+class _Columns(NamedTuple):
+    """Transfers as arrays of the database: an array an attribute, and the forms that they share, counted from 1."""
+
+    ids: Parameter
+    amounts: Parameter
+    pending_ids: Parameter
+    reservations: Parameter
+    tasks: Parameter
+    form_of: Parameter
+    forms: Sequence[tuple[object, ...]]
+
+
+_NO_TRANSFERS = _Columns("{}", "{}", "{}", "{}", "{}", "{}", ())
+
+
+def _columns_of(transfers: Sequence[Transfer]) -> _Columns:
     forms: dict[tuple[object, ...], int] = {}
     form_of = [
         forms.setdefault((t.phase, t.code, t.debit_account, t.credit_account, t.expires_at), len(forms) + 1)
         for t in transfers
     ]
+    return _Columns(
+        array([t.transfer_id.hex for t in transfers]),
+        array([t.amount for t in transfers]),
+        array([t.pending_id and t.pending_id.hex for t in transfers]),
+        array([t.reservation and t.reservation.hex for t in transfers]),
+        array([t.task for t in transfers]),
+        array(form_of),
+        list(forms),
+    )
+
+
+def _columns_held(holds: Holds, balances: Mapping[str, Balance], expires_at: datetime) -> _Columns:
+    """The pending transfers of `holds`; they have a form an account, and resolve nothing."""
+    keys = np.frombuffer(b"".join(holds.keys), dtype="V16")
+    forms = [
+        (Phase.PENDING, Code.USE, account, spent(balances[account].unit), expires_at)
+        for account in holds.accounts
+    ]
+    return _Columns(
+        arrays.uuids(holds.transfer_ids()),
+        arrays.numerics(holds.whole, holds.nano),
+        "{}",
+        arrays.uuids(keys[holds.key]),
+        arrays.int8s(holds.tasks[holds.key]),
+        array((holds.account + 1).tolist()),
+        forms,
+    )
+
+
+def _enter(connection: psycopg.Connection, transfers: _Columns, moves: Moves) -> bool:
+    """Write transfers, take the lock, move balances; False, and nothing done, where that cannot be."""
+    *columns, forms = transfers
     [(entered,)] = connection.execute(
         _ENTER,
         (
-            array([t.transfer_id.hex for t in transfers]),
-            array([t.amount for t in transfers]),
-            array([t.pending_id and t.pending_id.hex for t in transfers]),
-            array([t.reservation and t.reservation.hex for t in transfers]),
-            array([t.task for t in transfers]),
-            array(form_of),
-            *_columns(forms, 5),
-            *_columns([(account, *counters) for account, counters in moves.items()], 5),
+            *columns,
+            *_turned(forms, 5),
+            *_turned([(account, *counters) for account, counters in moves.items()], 5),
         ),
     ).fetchall()
     return bool(entered)
 
 
-def _columns(rows: Iterable[tuple[object, ...]], width: int) -> list[str]:
+def _turned(rows: Iterable[tuple[object, ...]], width: int) -> list[str]:
     """The rows, turned."""
     return [array(column) for column in zip(*rows, strict=True)] or [array(())] * width
 
 
 def _store(connection: psycopg.Connection, journal: Journal) -> None:
     """Store what a journal entered under the lock: there, nothing can have changed meanwhile."""
-    if not _enter(connection, journal.transfers, journal.moves()):
+    if not _enter(connection, _columns_of(journal.transfers), journal.moves()):
         raise LedgerError("what the journal entered under the lock does not fit the accounts")
     for account in journal.rewindowed:
         row = journal.balances[account]

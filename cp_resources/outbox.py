@@ -122,11 +122,15 @@ class Outbox:
         if not notices:
             return 0
         tasks = {kind: sorted({one.task for one in notices if one.kind is kind}) for kind in NoticeKind}
-        added = 0
-        for kind, query in ((NoticeKind.ASSIGNED, _ADD_ASSIGNED), (NoticeKind.COMPLETED, _ADD_COMPLETED)):
-            if tasks[kind]:
-                added += connection.execute(query, {"tasks": arrays.numbers(tasks[kind])}).rowcount
-        return added
+        return sum(Outbox.add_all(connection, kind, tasks[kind]) for kind in NoticeKind)
+
+    @staticmethod
+    def add_all(connection: psycopg.Connection, kind: NoticeKind, tasks: Sequence[int]) -> int:
+        """What `add` does, for many tasks and one kind."""
+        if not tasks:
+            return 0
+        query = _ADD_ASSIGNED if kind is NoticeKind.ASSIGNED else _ADD_COMPLETED
+        return connection.execute(query, {"tasks": arrays.numbers(tasks)}).rowcount
 
     def deliver(self, notifier: Notifier, limit: int = BATCH) -> Deliveries:
         """Send up to `limit` notices that are due, and mark what came of them, in one transaction.
@@ -212,7 +216,9 @@ def _message(row: Mapping[str, Any]) -> Message:
     )
 
 
-# Sorted by task, so that two transactions that add the same notices wait for each other in one order.
+# Sorted by task, so that two transactions that add the same notices wait for each other in one order. What a task has
+# in other tables is looked up task by task, which the fence (OFFSET 0) makes sure of: to join them, the planner would
+# read these tables whole.
 _ADD_ASSIGNED: LiteralString = """
 INSERT INTO cp.outbox (task, kind, payload)
 SELECT t.id, 'assigned', jsonb_build_object(
@@ -231,11 +237,11 @@ SELECT t.id, 'assigned', jsonb_build_object(
     'quality', NULL,
     'cost_usd', NULL
 )
-FROM cp.tasks t
-LEFT JOIN cp.task_payloads p ON p.task = t.id
-LEFT JOIN cp.assignments a ON a.id = t.assignment
-WHERE t.id = ANY(%(tasks)s::bigint[])
-ORDER BY t.id
+FROM (SELECT * FROM cp.tasks WHERE id = ANY(%(tasks)s::bigint[]) ORDER BY id) AS t
+LEFT JOIN LATERAL (SELECT title FROM cp.task_payloads WHERE task = t.id OFFSET 0) AS p ON true
+LEFT JOIN LATERAL (
+    SELECT funding, expected_cost_usd FROM cp.assignments WHERE id = t.assignment OFFSET 0
+) AS a ON true
 ON CONFLICT (task, kind) DO NOTHING
 """
 

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cp_core.assignment import verdicts
 from cp_core.assignment.batch import Batch, prepare
 from cp_core.assignment.capacity import Capacity
 from cp_core.assignment.clearing import Rules, clear, starting_prices
@@ -32,6 +31,7 @@ from cp_core.assignment.precheck import Precheck
 from cp_core.assignment.solver import NO_PLAN
 from cp_core.assignment.strategies import OBJECTIVES, Strategy
 from cp_core.assignment.tiered import tiered_options
+from cp_core.assignment.verdicts import Verdicts
 from cp_core.quota.account import Account
 from cp_core.tasks.reasons import Reason
 
@@ -72,7 +72,7 @@ class Round:
     """What a batch was decided to.
 
     Attributes:
-        decisions: one a task, in the order in which quota is reserved for them.
+        decisions: one a task, in the order in which quota is reserved for them; `Verdicts` unless there is no task.
         assigned: how many of them give a plan.
         legend: what their explanations share.
         prices: value points of one more token or dollar of each account.
@@ -154,7 +154,7 @@ def assign_optimal(
     cleared = clear(market, batch.tasks, rules)
     names, solution = catalogue.accounts, cleared.solution
     compared = compared_tasks(len(tasks), seed) if compare else np.empty(0, dtype=np.intp)
-    decided = verdicts.Verdicts(batch, market, strategy, cleared, check)
+    decided = Verdicts(batch, market, strategy, cleared, check)
     return Round(
         decisions=decided,
         assigned=decided.assigned,

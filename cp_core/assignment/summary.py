@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from cp_core.assignment.decision import Decision, Outcome
+from cp_core.assignment.grants import Grants
 from cp_core.models.registry import ModelRegistry
 from cp_core.tasks.reasons import Reason
 
@@ -61,6 +62,18 @@ class AssignmentSummary:
                 self.models[model] += tasks
                 self.tiers[registry.model(model).tier.value] += tasks
                 self.fundings[funding] += tasks
+
+    def count_granted(self, grants: Grants, registry: ModelRegistry) -> None:
+        """Count assignments in that come as columns."""
+        for plan, rows in grants.by_plan():
+            first = grants.plans[plan][0]
+            self.outcomes[Outcome.ASSIGNED.value] += len(rows)
+            self.models[first.model] += len(rows)
+            self.tiers[registry.model(first.model).tier.value] += len(rows)
+            self.fundings[first.funding] += len(rows)
+        self.expected_cost_usd += Decimal(int(grants.list_nanousd.sum())).scaleb(-9)
+        self.value_assigned += float(grants.value.sum())
+        self._reserve(grants.holds([]).totals)
 
     def add(self, other: AssignmentSummary) -> None:
         """Count another summary in."""

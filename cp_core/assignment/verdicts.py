@@ -8,7 +8,6 @@ is kept as numbers (`packed`). The prices of the accounts are stored once, with 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 from typing import Any, overload
 
 import numpy as np
@@ -19,6 +18,7 @@ from cp_core.assignment.batch import Batch
 from cp_core.assignment.clearing import Cleared
 from cp_core.assignment.decision import Decision, Outcome, Stage
 from cp_core.assignment.eligibility import CODES
+from cp_core.assignment.grants import Grants, Integers, Terms
 from cp_core.assignment.market import Market
 from cp_core.assignment.options import from_smallest_units
 from cp_core.assignment.packed import (
@@ -72,6 +72,8 @@ class Verdicts(Sequence[Decision]):
     ) -> None:
         self._batch = batch
         self._check = check
+        self._market = market
+        self._choice = cleared.choice
         self._reasons = _reasons(batch, market, cleared)
         groups, excluded = _excluded(batch)
         names = {name: _coded(_column(batch, name)) for name in NAMES}
@@ -85,13 +87,10 @@ class Verdicts(Sequence[Decision]):
             batch, market, cleared, self._reasons, [codes for codes, _ in names.values()], groups
         )
         self._tasks, self._task_ids, self._values = (
-            _column(batch, name).tolist() for name in ("task", "task_id", "value_score")
+            _column(batch, name) for name in ("task", "task_id", "value_score")
         )
-        self._plans = _stages(market, cleared.choice)
-        self._cost = (
-            np.ceil(_chosen(market.outlook.list_usd, cleared.choice) * _NANO).astype(np.int64).tolist()
-        )
-        self._propensity = _propensity(cleared)
+        self._cost = np.ceil(_chosen(market.outlook.list_usd, cleared.choice) * _NANO).astype(np.int64)
+        self._propensity = _probability(cleared)
         self._order = np.concatenate([np.flatnonzero(cleared.overdue), np.flatnonzero(~cleared.overdue)])
         self.assigned = self._reasons.count(None)
 
@@ -118,16 +117,34 @@ class Verdicts(Sequence[Decision]):
         own = None if standing is None else self._own_facts(standing, row)
         is_given = reason is None
         return Decision(
-            self._tasks[row],
-            self._task_ids[row],
-            self._values[row],
+            int(self._tasks[row]),
+            str(self._task_ids[row]),
+            float(self._values[row]),
             Outcome.ASSIGNED if reason is None else _outcome(reason),
             reason,
-            self._plans.get(row, ()),
-            from_smallest_units(self._cost[row], Unit.USD) if is_given else None,
+            _stages(self._market, int(self._choice[row]), row),
+            from_smallest_units(int(self._cost[row]), Unit.USD) if is_given else None,
             Packed(self._figures[row], self.legend, own),
-            self._propensity[row] if is_given else None,
+            float(self._propensity[row]) or None if is_given else None,
         )
+
+    def in_columns(self) -> tuple[Grants, NDArray[np.intp], NDArray[np.intp]]:
+        """The decisions that give a plan as columns, the positions of these, and the positions of the others."""
+        is_given = np.array([reason is None for reason in self._reasons])[self._order]
+        rows = self._order[is_given]
+        reserved, needed = _all_stages(self._market, self._choice[rows], rows)
+        grants = Grants(
+            self._tasks[rows].astype(np.int64),
+            self._values[rows].astype(np.float64),
+            [_terms(self._market, plan) for plan in range(len(self._market.catalogue.book))],
+            self._choice[rows].astype(np.int64),
+            reserved,
+            needed,
+            self._cost[rows],
+            self._propensity[rows],
+            self._figures[rows],
+        )
+        return grants, np.flatnonzero(is_given), np.flatnonzero(~is_given)
 
     def _own_facts(self, standing: Reason, row: int) -> dict[str, Any]:
         """Why a task is not to be decided now, where that cannot be said in the numbers that all have."""
@@ -290,39 +307,53 @@ def _best(net: Doubles, count: int) -> NDArray[np.int16]:
     return best
 
 
-def _stages(market: Market, choice: NDArray[np.int16]) -> dict[int, tuple[Stage, ...]]:
-    """The stages of each task's plan: the first reserved in full, the others as far as they are expected.
+def _stages(market: Market, plan: int, row: int) -> tuple[Stage, ...]:
+    """The stages of a task's plan, as `_all_stages` measures them."""
+    if plan == NO_PLAN:
+        return ()
+    reserved, needed = (part[0].tolist() for part in _all_stages(market, np.array([plan]), np.array([row])))
+    stages = []
+    for number, terms in enumerate(_terms(market, plan)):
+        amount, in_full = (from_smallest_units(part[number], terms.unit) for part in (reserved, needed))
+        needs = dict.fromkeys(terms.accounts, in_full) if number else None
+        stages.append(Stage(terms.model, terms.funding, dict.fromkeys(terms.accounts, amount), needs))
+    return tuple(stages)
 
-    What a later stage takes once it is reached is what its option takes alone.
+
+def _terms(market: Market, plan: int) -> tuple[Terms, ...]:
+    options = [market.catalogue.options[option] for option in market.catalogue.book.plans[plan]]
+    return tuple(
+        Terms(option.model.name, option.funding.name, option.funding.accounts, option.funding.unit)
+        for option in options
+    )
+
+
+def _all_stages(
+    market: Market, plans: NDArray[np.integer[Any]], tasks: NDArray[np.intp]
+) -> tuple[Integers, Integers]:
+    """What each stage of the plans of some tasks reserves, and what it takes once it is reached, see `Grants`.
+
+    The first is reserved in full, the others as far as they are expected. What a later stage takes once it is reached
+    is what its option takes alone.
     """
-    catalogue = market.catalogue
-    plans: dict[int, tuple[Stage, ...]] = {}
-    for plan in np.unique(choice[choice != NO_PLAN]).tolist():
-        tasks = np.flatnonzero(choice == plan)
-        columns: list[list[Stage]] = []
-        for charge in np.flatnonzero(catalogue.book.charge_plan == plan).tolist():
-            position = int(catalogue.book.stage_option[charge])
-            option = catalogue.options[position]
-            name, funding, accounts = option.model.name, option.funding.name, option.funding.accounts
-            reserved = _amounts(market.outlook.charges[charge, tasks], option.funding.unit)
-            if not columns:
-                columns.append([Stage(name, funding, dict.fromkeys(accounts, amount)) for amount in reserved])
-                continue
-            in_full = market.outlook.charges[catalogue.book.charge_of_alone(position), tasks]
-            columns.append(
-                [
-                    Stage(name, funding, dict.fromkeys(accounts, amount), dict.fromkeys(accounts, needed))
-                    for amount, needed in zip(reserved, _amounts(in_full, option.funding.unit), strict=True)
-                ]
-            )
-        plans.update(zip(tasks.tolist(), zip(*columns, strict=True), strict=True))
-    return plans
+    book, charges = market.catalogue.book, market.outlook.charges
+    reserved, needed = np.zeros((2, len(tasks), len(book.stages)), dtype=np.int64)
+    for plan in np.unique(plans).tolist():
+        given = np.flatnonzero(plans == plan)
+        for number, charge in enumerate(np.flatnonzero(book.charge_plan == plan).tolist()):
+            option = int(book.stage_option[charge])
+            unit = market.catalogue.options[option].funding.unit
+            reserved[given, number] = _smallest(charges[charge, tasks[given]], unit)
+            if number:
+                alone = charges[book.charge_of_alone(option), tasks[given]]
+                needed[given, number] = _smallest(alone, unit)
+    needed[:, :1] = reserved[:, :1]
+    return reserved, needed
 
 
-def _amounts(sizes: Doubles, unit: Unit) -> list[Decimal]:
+def _smallest(sizes: Doubles, unit: Unit) -> Integers:
     """Sizes in the ledger's smallest units, rounded up."""
-    whole = np.ceil(sizes if unit is Unit.TOKENS else sizes * _NANO).astype(np.int64)
-    return [from_smallest_units(amount, unit) for amount in whole.tolist()]
+    return np.ceil(sizes if unit is Unit.TOKENS else sizes * _NANO).astype(np.int64)
 
 
 def _chosen(figures: Doubles, choice: NDArray[np.int16]) -> Doubles:
@@ -344,7 +375,3 @@ def _probability(cleared: Cleared) -> Doubles:
     drawn = cleared.drawn
     is_drawn = (drawn.candidates == drawn.choice) & (drawn.probabilities > 0)
     return np.asarray(np.where(is_drawn, drawn.probabilities, 0.0).max(axis=0))
-
-
-def _propensity(cleared: Cleared) -> list[float | None]:
-    return [value or None for value in _probability(cleared).tolist()]

@@ -257,7 +257,7 @@ def decide_reservations(
     """
     made = dict(made)
     wanted = {account for reservation in reservations for account in reservation.amounts}
-    rows = {account: _quota_account(balances, account) for account in wanted}
+    rows = {account: quota_account(balances, account) for account in wanted}
     available = {account: row.available_at(now) for account, row in rows.items()}
     answers, transfers = [], []
     for reservation in reservations:
@@ -345,7 +345,7 @@ def _resolve(pending: Pending, used: Decimal) -> Resolution:
 def windows_to_open(pendings: Iterable[Transfer], balances: Mapping[str, Balance], now: datetime) -> set[str]:
     """The accounts of pending transfers whose window has ended: what is reserved opens a new one."""
     accounts = {pending.debit_account for pending in pendings}
-    return {account for account in accounts if _quota_account(balances, account).has_ended(now)}
+    return {account for account in accounts if quota_account(balances, account).has_ended(now)}
 
 
 def held_by(pendings: Iterable[Transfer]) -> Moves:
@@ -483,7 +483,7 @@ class Journal:
             row.debits_before_window -= missing
 
     def _account(self, name: str) -> QuotaBalance:
-        return _quota_account(self.balances, name)
+        return quota_account(self.balances, name)
 
     def _move(
         self,
@@ -512,7 +512,12 @@ def overrun_transfer(key: UUID, account: str) -> UUID:
     return uuid5(key, f"{account}/overrun")
 
 
-def _quota_account(balances: Mapping[str, Balance], name: str) -> QuotaBalance:
+def quota_account(balances: Mapping[str, Balance], name: str) -> QuotaBalance:
+    """The balance of an account that holds quota.
+
+    Raises:
+        LedgerError: there is none of this name.
+    """
     row = balances.get(name)
     if not isinstance(row, QuotaBalance):
         raise LedgerError(f"there is no quota account {name!r}; open the registry's accounts first")

@@ -7,10 +7,12 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cp_resources import arrays
 from cp_resources.arrays import array
 from cp_resources.database import Database
 
@@ -49,3 +51,28 @@ def test_any_text_arrives_as_it_was(database: Database) -> None:
         assert _read_back(database, "text", texts) == texts
 
     arrives()
+
+
+def test_binary_arrays_arrive_as_they_were(database: Database) -> None:
+    whole, nano = np.array([0, 1, 12_345_678_901, 9_999]), np.array([1, 0, 123_456_789, 999_999_999])
+    keys = [KEY, UUID(int=2**128 - 1)]
+    [arrived] = database.fetch(
+        "SELECT %s, %s, %s, %s",
+        (
+            arrays.numerics(whole, nano),
+            arrays.int8s([1, -(2**62)]),
+            arrays.float8s(np.array([0.1, -2.5])),
+            arrays.uuids(np.frombuffer(b"".join(key.bytes for key in keys), dtype="V16")),
+        ),
+    )
+    amounts = [
+        Decimal("0.000000001"),
+        Decimal(1),
+        Decimal("12345678901.123456789"),
+        Decimal("9999.999999999"),
+    ]
+    assert arrived == (amounts, [1, -(2**62)], [0.1, -2.5], keys)
+
+
+def test_empty_binary_arrays_are_empty(database: Database) -> None:
+    assert database.fetch("SELECT %s", (arrays.int8s([]),)) == [([],)]

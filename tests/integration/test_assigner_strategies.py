@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from test_assigner import DAY, TOKENS, RacedLedger, account, add_task, configuration, count, states
 
-from cp_core.assignment.decision import Outcome
+from cp_core.assignment.decision import Decision, Outcome, Stage
 from cp_core.assignment.exploration import ExplorationPolicy
 from cp_core.assignment.fairness import FairnessPolicy
 from cp_core.assignment.narration import in_words
@@ -235,7 +235,7 @@ def test_a_crash_before_the_commit_leaves_the_chunk_as_it_was(
         raise ConnectionError("the process died here")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Assigner, "_reserve", crash)
+        patch.setattr(Ledger, "hold_all", crash)
         with pytest.raises(ConnectionError):
             assign(database, market())
     assert states(database)["A"] == ("queued", None)
@@ -383,3 +383,48 @@ def test_a_plan_of_two_stages_reserves_the_first_and_what_is_expected_of_the_sec
         first = plan[0]["amounts"]
         assert Decimal(next(iter(first.values()))) in (Decimal(TOKENS), Decimal("0.3"))
         assert len(transfers) == len({account for stage in plan for account in stage["amounts"]})
+
+
+@pytest.mark.parametrize("in_columns", [True, False], ids=["in columns", "one by one"])
+def test_what_is_stored_is_what_was_decided(
+    database: Database, monkeypatch: pytest.MonkeyPatch, *, in_columns: bool
+) -> None:
+    decided: dict[int, Decision] = {}
+    original = Assigner._make_real
+
+    def keep(self: Assigner, facts: Any, decisions: Any, *others: Any) -> None:
+        decided.update({decision.task: decision for decision in decisions})
+        original(self, facts, decisions, *others)
+
+    monkeypatch.setattr(Assigner, "_make_real", keep)
+    if not in_columns:
+        monkeypatch.setattr(Ledger, "hold_all", lambda *_, **__: False)
+    for number in range(40):
+        add_task(database, f"T{number}", 40 + number, input_mean=20_000 + number / 3)
+    config = market(stages=2, rate=0.1, tokens=20 * TOKENS)
+    assert assign(database, config, run_id="run-1").outcomes == {"assigned": 40}
+    stored = database.fetch(
+        """SELECT task, plan, expected_cost_usd, a.propensity, a.model, funding, outcome, a.reason, strategy,
+               config_hash, run_id, path, a.submission_day, explanation, t.model, t.state, t.value_score,
+               t.assignment = a.id
+           FROM assignments a JOIN tasks t ON t.id = a.task"""
+    )
+    assert len(stored) == 40
+    for task, plan, cost, propensity, *rest in stored:
+        decision = decided[task]
+        assert tuple(Stage.from_json(stage) for stage in plan) == decision.plan
+        assert (cost, propensity) == (decision.expected_cost_usd, decision.propensity)
+        names = [decision.model, decision.funding, "assigned", None, "maximize_value", config.content_hash]
+        moved = [decision.model, "assigned", decision.value_score, True]
+        assert rest == [*names, "run-1", "batch", DAY, {}, *moved]
+    assert any(len(decision.plan) == 2 for decision in decided.values())
+    assert any(decision.funding == "budget:api" for decision in decided.values())
+    held = database.fetch(
+        "SELECT task, debit_account, amount FROM quota_transfers WHERE phase = 'pending' AND expires_at > now()"
+    )
+    assert sorted(held) == sorted(
+        (task, account, amount)
+        for task, decision in decided.items()
+        for account, amount in decision.amounts.items()
+    )
+    assert Ledger(database).verify().balanced
