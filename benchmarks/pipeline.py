@@ -13,12 +13,14 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from uuid import uuid4
 
 import pandas as pd
+import psutil
 
 from benchmarks.report import note, report
 from benchmarks.scoring import made_up_tasks
@@ -61,12 +63,15 @@ def main() -> None:
 def _measure(database: Database, strategy: Strategy, tasks: pd.DataFrame) -> None:
     configuration = _configuration(strategy, len(tasks))
     day = lay_in_queue(database, tasks)
+    server = _server(database)
+    used = _cpu_seconds(server)
     began, cpu = time.perf_counter(), time.process_time()
     ScoreStore(database).score_day(day, configuration)
     scored = time.perf_counter()
     ledger = Ledger(database)
     summary = Assigner(database, ledger, configuration).assign_day(day)
     ended, cpu = time.perf_counter(), time.process_time() - cpu
+    used = _cpu_seconds(server) - used
     if summary.decided != len(tasks) or not ledger.verify().balanced:
         raise SystemExit(f"{strategy}: {summary}; every task must be decided, and the ledger must balance")
     case = f"tasks={len(tasks)},strategy={strategy}"
@@ -74,12 +79,28 @@ def _measure(database: Database, strategy: Strategy, tasks: pd.DataFrame) -> Non
     report("pipeline", case, "scoring_seconds", scored - began, "s")
     report("pipeline", case, "assignment_seconds", ended - scored, "s")
     report("pipeline", case, "python_cpu_seconds", cpu, "s")
+    report("pipeline", case, "postgres_cpu_seconds", used, "s")
     steps = database.fetch(
         "SELECT sum((payload #>> '{seconds,read}')::float8), sum((payload #>> '{seconds,decide}')::float8), "
         "sum((payload #>> '{seconds,store}')::float8) FROM cp.events WHERE kind = 'assign.summary'"
     )
     read, decide, store = steps[0]
     note(f"{case}: {summary}; read {read:.2f} s, decide {decide:.2f} s, store {store:.2f} s")
+
+
+def _server(database: Database) -> psutil.Process:
+    """The server's first process, the parent of those that serve connections."""
+    [(served_by,)] = database.fetch("SELECT pg_backend_pid()")
+    return psutil.Process(psutil.Process(served_by).ppid())
+
+
+def _cpu_seconds(server: psutil.Process) -> float:
+    """CPU time of all processes of the server so far, those that have ended too."""
+    seconds = sum(server.cpu_times()[:4])
+    for process in server.children():
+        with suppress(psutil.Error):
+            seconds += sum(process.cpu_times()[:2])
+    return float(seconds)
 
 
 def _configuration(strategy: Strategy, tasks: int) -> Configuration:

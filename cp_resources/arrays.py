@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,10 @@ class _Kind(NamedTuple):
     array_oid: int
     dtype: str
 
+
+_FIRST_DAY = date(2000, 1, 1)  # the day 0 of the binary format
+NO_FIELD = b"\xff\xff\xff\xff"
+"""NULL, as COPY takes it."""
 
 _INT8 = _Kind(20, 1016, ">i8")
 _FLOAT8 = _Kind(701, 1022, ">f8")
@@ -90,6 +95,38 @@ def double_rows(rows: NDArray[Any] | Sequence[Sequence[float]]) -> NDArray[np.vo
     made["cells"]["bytes"] = 8
     made["cells"]["value"] = values
     return made.view(f"V{made.itemsize}").reshape(-1)
+
+
+def fields(columns: Mapping[str, NDArray[Any]], more: int) -> list[bytes]:
+    """The start of each row of `COPY .. (FORMAT BINARY)`: the number of its fields, and those of one length.
+
+    Args:
+        columns: their values in binary format.
+        more: fields that come after them.
+    """
+    shape = [("fields", ">i2")]
+    for name, values in columns.items():
+        shape += [(f"{name} bytes", ">i4"), (name, values.dtype.str)]
+    made = np.empty(len(next(iter(columns.values()))), dtype=np.dtype(shape))
+    made["fields"] = len(columns) + more
+    for name, values in columns.items():
+        made[f"{name} bytes"], made[name] = values.dtype.itemsize, values
+    return pieces(made)
+
+
+def field(value: bytes | None) -> bytes:
+    """A field of any length as COPY takes it."""
+    return NO_FIELD if value is None else len(value).to_bytes(4, "big") + value
+
+
+def day_values(day: date, count: int) -> NDArray[Any]:
+    """The binary format of `date`, the same one `count` times."""
+    return np.full(count, (day - _FIRST_DAY).days, dtype=">i4")
+
+
+def copied(rows: Iterable[bytes]) -> bytes:
+    """What `COPY .. (FORMAT BINARY)` takes: rows, which may come in pieces, between its signature and its end."""
+    return b"".join([b"PGCOPY\n\xff\r\n\0", bytes(8), *rows, b"\xff\xff"])
 
 
 def pieces(rows: NDArray[Any]) -> list[bytes]:

@@ -163,7 +163,7 @@ class AssignmentStore:
         Args:
             lock: keep the rows until the transaction ends, and leave out those that another one keeps.
         """
-        parameters = {"tasks": list(tasks), "due": due, "of_no_model": _OF_NO_MODEL}
+        parameters = {"tasks": arrays.int8s(tasks), "due": due, "of_no_model": _OF_NO_MODEL}
         with connection.cursor(row_factory=namedtuple_row) as cursor:
             query = _LOCKED_TASKS if lock else _TASKS
             return Facts(cursor.execute(query, parameters).fetchall(), config_hash)

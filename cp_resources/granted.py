@@ -20,11 +20,6 @@ from cp_core.quota.account import Unit
 from cp_resources import arrays
 from cp_resources.assignment_store import Facts, Stamp, quoted
 
-_FIRST_DAY = date(2000, 1, 1)  # the day 0 of the binary format
-_NULL = b"\xff\xff\xff\xff"
-_SIGNATURE = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_END = b"\xff\xff"
-
 
 def store_granted(
     connection: psycopg.Connection, facts: Facts, grants: Grants, day: date, stamp: Stamp
@@ -37,7 +32,7 @@ def store_granted(
     count = len(grants)
     numbers = np.array(connection.execute(_NUMBERS, [count]).fetchall(), dtype=np.int64).reshape(-1)
     with connection.cursor().copy(_COPY) as copy:
-        copy.write(b"".join([_SIGNATURE, *_rows(facts, grants, numbers, day, stamp), _END]))
+        copy.write(arrays.copied(_rows(facts, grants, numbers, day, stamp)))
     moved = connection.execute(
         _MOVE,
         {
@@ -56,7 +51,7 @@ def _rows(
     facts: Facts, grants: Grants, numbers: NDArray[np.int64], day: date, stamp: Stamp
 ) -> Iterator[bytes]:
     """The rows of `_COPY` in binary format, each in four pieces: head, propensity, what its plan says, plan."""
-    heads = arrays.pieces(_heads(facts, grants, numbers, day))
+    heads = _heads(facts, grants, numbers, day)
     propensities = _propensities(grants)
     for plan, rows in grants.by_plan():
         terms = grants.plans[plan]
@@ -72,33 +67,27 @@ def _rows(
             yield text
 
 
-def _heads(facts: Facts, grants: Grants, numbers: NDArray[np.int64], day: date) -> NDArray[np.void]:
-    """The fields of one length, before the others: each with its length, after the number of fields."""
+def _heads(facts: Facts, grants: Grants, numbers: NDArray[np.int64], day: date) -> list[bytes]:
+    """The fields of one length, in the order of `_COPY`."""
     tasks = grants.task.tolist()
-    whole, nano = split(grants.list_nanousd, Unit.USD)
     fields = {
         "id": numbers.astype(">i8"),
-        "decision": np.frombuffer(b"".join([facts.ids[task].bytes for task in tasks]), dtype="V16"),
+        "decision_id": np.frombuffer(b"".join([facts.ids[task].bytes for task in tasks]), dtype="V16"),
         "task": grants.task.astype(">i8"),
-        "day": np.full(len(tasks), (day - _FIRST_DAY).days, dtype=">i4"),
-        "cost": arrays.numeric_values(whole, nano),
+        "submission_day": arrays.day_values(day, len(tasks)),
+        "expected_cost_usd": arrays.numeric_values(*split(grants.list_nanousd, Unit.USD)),
         "figures": arrays.double_rows(grants.figures),
     }
-    shape = [("fields", ">i2")]
-    for name, values in fields.items():
-        shape += [(f"{name} bytes", ">i4"), (name, values.dtype.str)]
-    made = np.empty(len(tasks), dtype=np.dtype(shape))
-    made["fields"] = _FIELDS
-    for name, values in fields.items():
-        made[f"{name} bytes"], made[name] = values.dtype.itemsize, values
-    return made
+    return arrays.fields(fields, more=11)
 
 
 def _propensities(grants: Grants) -> list[bytes]:
     made = np.empty(len(grants), dtype=np.dtype([("bytes", ">i4"), ("value", ">f8")]))
     made["bytes"], made["value"] = 8, grants.propensity
     is_known = (grants.propensity > 0).tolist()
-    return [one if known else _NULL for one, known in zip(arrays.pieces(made), is_known, strict=True)]
+    return [
+        one if known else arrays.NO_FIELD for one, known in zip(arrays.pieces(made), is_known, strict=True)
+    ]
 
 
 def _said_of_every_task(first: Terms, stamp: Stamp) -> bytes:
@@ -110,7 +99,7 @@ def _said_of_every_task(first: Terms, stamp: Stamp) -> bytes:
         stamp.path.encode(),
         None if stamp.batch is None else stamp.batch.bytes,
     ]
-    return b"".join([_NULL if field is None else len(field).to_bytes(4, "big") + field for field in fields])
+    return b"".join(map(arrays.field, fields))
 
 
 def _template(plan: Sequence[Terms]) -> bytes:
@@ -144,7 +133,6 @@ def _amounts(grants: Grants, rows: NDArray[np.intp], plan: Sequence[Terms]) -> I
 
 _NUMBERS: LiteralString = "SELECT nextval('cp.assignments_id_seq') FROM generate_series(1, %s)"
 
-_FIELDS = 17
 _COPY: LiteralString = """
 COPY cp.assignments (id, decision_id, task, submission_day, expected_cost_usd, figures, propensity, strategy, outcome,
     model, funding, config_hash, explanation, run_id, path, batch, plan)

@@ -24,6 +24,7 @@ from psycopg.rows import dict_row
 from cp_core.scoring.columns import TASK_COLUMNS
 from cp_core.scoring.score import SCORE_COLUMNS, score_tasks
 from cp_core.tasks.states import FINAL_STATES
+from cp_resources import arrays
 from cp_resources.arms import ArmsInForce, Exposures, Part, expose
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
@@ -131,9 +132,9 @@ class ScoreStore:
         """Store the first scores of tasks of a day: as `write_scores`, faster. If another process scored one of them
         meanwhile, all go that way."""
         config_hash = part.configuration.content_hash
-        common = (day, config_hash)
         with suppress(UniqueViolation), self._database.transaction() as connection:
-            _copy(connection, _COPY_NEW, ((*row, *common) for row in _rows(scores)))
+            with connection.cursor().copy(_COPY_NEW) as copy:
+                copy.write(arrays.copied(_binary_rows(scores, day, config_hash)))
             _expose(connection, scores, part.exposures)
             return
         self.write_scores(scores, config_hash, part.exposures)
@@ -219,6 +220,28 @@ def _rows(scores: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
     return zip(scores.index.tolist(), *columns, strict=True)
 
 
+def _binary_rows(scores: pd.DataFrame, day: date, config_hash: str) -> Iterator[bytes]:
+    """Rows of `_COPY_NEW`: numbers first, then the names, of which the tasks share few combinations."""
+    heads = arrays.fields(
+        {
+            "task": scores.index.to_numpy(dtype=">i8"),
+            **{name: scores[name].to_numpy(dtype=">i4") for name in _WHOLE},
+            **{name: scores[name].to_numpy(dtype=">f8") for name in _REAL},
+            "submission_day": arrays.day_values(day, len(scores)),
+        },
+        more=len(_NAMED) + 1,
+    )
+    of_all = arrays.field(config_hash.encode())
+    tails: dict[tuple[str, ...], bytes] = {}
+    names = zip(*(scores[name].tolist() for name in _NAMED), strict=True)
+    for head, named in zip(heads, names, strict=True):
+        tail = tails.get(named)
+        if tail is None:
+            tail = tails[named] = b"".join([arrays.field(name.encode()) for name in named]) + of_all
+        yield head
+        yield tail
+
+
 def _unknown(task_id: str) -> ScoreError:
     return ScoreError(f"no task has the id {task_id!r}: submit it first, or check the spelling")
 
@@ -263,7 +286,12 @@ _STAGE = sql.SQL(
     "CREATE TEMP TABLE staged_scores ON COMMIT DROP AS SELECT task, {} FROM cp.task_scores WITH NO DATA"
 ).format(_NAMES)
 _COPY_STAGED = sql.SQL("COPY staged_scores (task, {}) FROM STDIN").format(_NAMES)
-_COPY_NEW = sql.SQL("COPY cp.task_scores (task, {}, submission_day, config_hash) FROM STDIN").format(_NAMES)
+_WHOLE = ("files", "lines")
+_NAMED = ("size_source", "complexity", "time_bonus_reason", "domain", "domain_source", "risk")
+_REAL = tuple(name for name in SCORE_COLUMNS if name not in (*_WHOLE, *_NAMED))
+_COPY_NEW = sql.SQL(
+    "COPY cp.task_scores (task, {}, submission_day, {}, config_hash) FROM STDIN (FORMAT BINARY)"
+).format(*(sql.SQL(", ").join(map(sql.Identifier, names)) for names in ((*_WHOLE, *_REAL), _NAMED)))
 _UPSERT = sql.SQL(
     """
     INSERT INTO cp.task_scores (task, submission_day, {names}, config_hash)
