@@ -120,8 +120,11 @@ def doubly_robust(
 
 def effective_sample_size(weights: Doubles) -> float:
     """Decisions of equal weight that would tell as much, (sum w)^2 / sum w^2; 0 where all weights are."""
-    squares = float(weights @ weights)
-    return float(weights.sum()) ** 2 / squares if squares else 0.0
+    largest = float(weights.max(initial=0.0))
+    if not largest:
+        return 0.0
+    shares = weights / largest  # their squares do not vanish, however small the weights
+    return float(shares.sum()) ** 2 / float(shares @ shares)
 
 
 def studentised_interval(values: Doubles, alpha: float, seed: int) -> tuple[float, float]:
