@@ -38,6 +38,7 @@ class Limiter:
         self._concurrency = concurrency
         self._slots = dict(self._slot_limits(most_calls))
         self._rates = dict(self._rate_limits())
+        self._scopes: dict[tuple[str, str | None], list[str]] = {}
         self._held: Counter[str] = Counter()
         self._in_use: Counter[str] = Counter()
         self._under_way = 0
@@ -139,6 +140,13 @@ class Limiter:
                 yield f"tokens:{name}", limits.tokens_per_minute
 
     def _scopes_of(self, model: str, funding: str | None = None) -> list[str]:
+        """What limits a call of `model`, by whatever pays for it or by `funding`; asked several times a call."""
+        known = self._scopes.get((model, funding))
+        if known is None:
+            known = self._scopes[model, funding] = self._find_scopes(model, funding)
+        return known
+
+    def _find_scopes(self, model: str, funding: str | None) -> list[str]:
         names = [f"model:{model}", f"provider:{self._registry.model(model).provider}"]
         fundings = [funding] if funding else [one.name for one in self._registry.fundings(model)]
         slots = [*names, *(f"funding:{one}" for one in fundings), EVERYTHING]

@@ -339,8 +339,9 @@ class _Drain:
             await self._sweep()
             await self._give_back_shut()
             await self._reassign()
-            if await self._claim():
-                await self._wait(min(CLAIM_EVERY_SECONDS, left), wake=False)
+            if claimed := await self._claim():
+                seconds = 0.0 if claimed == self._policy.batch_size else CLAIM_EVERY_SECONDS
+                await self._wait(min(seconds, left), wake=False)
             elif self._held:
                 await self._wait(min(LOOK_AGAIN_SECONDS, left))
             else:
