@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,14 +141,14 @@ def doubles(rows: Sequence[Sequence[float]]) -> list[bytes]:
     return pieces(double_rows(rows))
 
 
-def numbers(elements: Iterable[int | float | None]) -> str:
+def numbers(elements: Iterable[int | float | Decimal | None]) -> str:
     """An array of numbers as text."""
-    return f"{{{','.join('NULL' if element is None else str(element) for element in elements)}}}"
+    return f"{{{','.join(['NULL' if element is None else str(element) for element in elements])}}}"
 
 
 def codes(elements: Iterable[str | None]) -> str:
     """An array of codes as text: of letters, digits and underscores, so that nothing has to be quoted."""
-    return f"{{{','.join('NULL' if element is None else element for element in elements)}}}"
+    return f"{{{','.join(['NULL' if element is None else element for element in elements])}}}"
 
 
 def array(elements: Iterable[object]) -> str:

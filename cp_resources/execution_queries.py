@@ -22,6 +22,11 @@ DEPENDENCIES_HOLD: LiteralString = """
     ))
 """
 
+# Of a task `t`, the attempts made under its current decision. A first attempt need not be counted.
+ATTEMPTS_OF_DECISION: LiteralString = (
+    "(SELECT count(*) FROM cp.executions e WHERE e.task = t.id AND e.assignment = t.assignment)"
+)
+
 # One index descent a model, so that a model whose slots are taken costs nothing. The fences make sure that
 # the inner scan runs, and locks, only once; the array, that the update goes by the primary key.
 CLAIM: LiteralString = f"""
@@ -54,12 +59,12 @@ claimed AS (
         lease_expires_at = clock_timestamp() + make_interval(secs => %(lease)s),
         state_changed_at = clock_timestamp()
     WHERE t.id = ANY (ARRAY(SELECT id FROM picked))
-    RETURNING t.*
+    RETURNING t.id, t.task_id, t.submission_day, t.attempts, t.stage, t.model, t.assignment, t.workspace,
+        t.deadline, {RANK} AS rank
 ),
 planned AS MATERIALIZED (
-    SELECT t.*, {RANK} AS rank, free.provider, a.decision_id, a.plan -> t.stage AS stage_of_plan,
-        (SELECT count(*) FROM cp.executions e WHERE e.task = t.id AND e.assignment = t.assignment) + 1
-            AS decision_attempt
+    SELECT t.*, free.provider, a.decision_id, a.plan -> t.stage AS stage_of_plan,
+        CASE WHEN t.attempts = 1 THEN 1 ELSE {ATTEMPTS_OF_DECISION} + 1 END AS decision_attempt
     FROM claimed t
     JOIN free ON free.model = t.model
     JOIN cp.assignments a ON a.id = t.assignment
@@ -72,18 +77,17 @@ begun AS (
     FROM planned
     RETURNING id, task, provider, funding, started_at
 )
-SELECT c.id AS task, c.task_id, b.id AS execution, c.attempts::int AS attempt, c.decision_id, c.decision_attempt,
-    c.stage::int AS stage, c.model, b.provider, b.funding, b.started_at,
-    coalesce(c.stage_of_plan -> 'needs', c.stage_of_plan -> 'amounts') AS amounts,
+SELECT c.id, c.task_id, b.id, c.attempts::int, c.decision_id, c.decision_attempt, c.model, b.provider, b.funding,
+    coalesce(c.stage_of_plan -> 'needs', c.stage_of_plan -> 'amounts'),
     p.title, p.description, c.workspace, p.labels, s.output_high,
-    s.input_mean + s.output_mean AS tokens_expected,
+    CASE WHEN %(enforce)s THEN extract(epoch FROM c.deadline - clock_timestamp())::float8 END,
+    %(run_id)s::text, c.stage::int,
     CASE WHEN %(hand_on)s AND c.stage > 0 THEN (
         SELECT e.output FROM cp.executions e
         WHERE e.task = c.id AND e.assignment = c.assignment AND e.stage < c.stage AND e.output IS NOT NULL
         ORDER BY e.attempt DESC LIMIT 1
-    ) END AS earlier_work,
-    CASE WHEN %(enforce)s THEN extract(epoch FROM c.deadline - clock_timestamp())::float8 END AS deadline_in,
-    %(run_id)s::text AS run_id
+    ) END,
+    b.started_at, s.input_mean + s.output_mean
 FROM planned c
 JOIN begun b ON b.task = c.id
 JOIN cp.task_payloads p ON p.task = c.id
@@ -115,12 +119,12 @@ FROM cp.tasks t JOIN cp.cancellations c ON c.id = t.cancellation
 WHERE t.state = 'running' AND t.cancellation IS NOT NULL AND t.lease_owner = %(worker)s
 """
 
-# What a task's reservation is known by. The count is of the attempts made under the current decision.
-DECISION_COLUMNS: LiteralString = """
+# What a task's reservation is known by.
+DECISION_COLUMNS: LiteralString = f"""
     t.id, t.attempts::int AS attempts, t.max_attempts::int AS max_attempts, a.decision_id, a.plan,
     t.stage::int AS stage,
     CASE WHEN %(enforce)s THEN extract(epoch FROM t.deadline - clock_timestamp())::float8 END AS deadline_in,
-    (SELECT count(*) FROM cp.executions e WHERE e.task = t.id AND e.assignment = t.assignment)
+    {ATTEMPTS_OF_DECISION}
 """
 
 # The lease owner names the running state: only a running task has one. Naming the state itself would let the
@@ -242,6 +246,11 @@ FROM unnest(
     output_tokens, cost_usd, billed_usd, latency_ms, quality, evidence, output)
 """
 
+ENDING_COLUMNS: LiteralString = """
+    state = r.state, reason = r.reason, error = r.error, quality = r.quality, evidence = r.evidence::jsonb,
+    output = r.output, finished_at = clock_timestamp()
+"""
+
 USE_COLUMNS: LiteralString = """
     http_status = r.http_status, request_id = r.request_id, input_tokens = r.input_tokens,
     cached_tokens = r.cached_tokens, cache_write_tokens = r.cache_write_tokens,
@@ -251,10 +260,33 @@ USE_COLUMNS: LiteralString = """
 
 FINISH_EXECUTIONS: LiteralString = f"""
 UPDATE cp.executions e
-SET state = r.state, reason = r.reason, error = r.error, quality = r.quality, evidence = r.evidence::jsonb,
-    output = r.output, finished_at = clock_timestamp(), {USE_COLUMNS}
+SET {ENDING_COLUMNS}, {USE_COLUMNS}
 {RESULT_COLUMNS}
 WHERE e.id = r.id AND e.state = 'running'
+"""
+
+# What succeeded needs to know nothing of its task but whose it is: all in one statement, tasks locked in order.
+SUCCEED: LiteralString = f"""
+WITH held AS MATERIALIZED (
+    SELECT t.id, claimed.execution
+    FROM unnest(%(task)s::bigint[], %(attempt)s::int[], %(id)s::bigint[]) AS claimed (id, attempt, execution)
+    JOIN cp.tasks t ON t.id = claimed.id AND t.attempts = claimed.attempt
+    WHERE t.lease_owner = %(worker)s
+    ORDER BY t.id
+    FOR NO KEY UPDATE OF t
+),
+finished AS (
+    UPDATE cp.executions e
+    SET {ENDING_COLUMNS}, {USE_COLUMNS}
+    {RESULT_COLUMNS} JOIN held ON held.execution = r.id
+    WHERE e.id = held.execution AND e.state = 'running'
+)
+UPDATE cp.tasks t
+SET state = %(to)s, reason = NULL, available_at = clock_timestamp(), lease_owner = NULL, lease_expires_at = NULL,
+    state_changed_at = clock_timestamp()
+FROM held
+WHERE t.id = held.id
+RETURNING held.execution
 """
 
 # Once only: what a late answer used stands in the row afterwards, and the mark in `evidence` with it.

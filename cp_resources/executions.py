@@ -21,14 +21,14 @@ from psycopg.rows import dict_row
 
 from cp_core.assignment.decision import Stage, reservation_key
 from cp_core.execution.cost import amounts_used, billed_usd
-from cp_core.execution.outcome import AttemptResult, NextStep, next_step
+from cp_core.execution.outcome import DONE, AttemptResult, NextStep, next_step
 from cp_core.execution.scrubbing import strike_secrets, strike_values
 from cp_core.execution.stages import following_stage, reserved_at
 from cp_core.tasks.cancellation import called_off
 from cp_core.tasks.reasons import Reason
 from cp_core.tasks.states import FINAL_STATES, TaskState, require_legal
 from cp_resources import execution_queries as queries
-from cp_resources.arrays import array
+from cp_resources.arrays import array, codes, numbers
 from cp_resources.breakers import BreakerStore
 from cp_resources.cancellation import ANNOUNCE_CANCELLED
 from cp_resources.configuration import Configuration
@@ -182,7 +182,8 @@ class ExecutionStore:
                 "slots": list(free.values()),
                 "providers": [self._registry.model(model).provider for model in free],
             }
-            return [_claimed(row) for row in _rows(connection, queries.CLAIM, parameters)]
+            rows = connection.execute(queries.CLAIM, parameters, prepare=True).fetchall()
+        return [_claimed(row) for row in rows]
 
     def heartbeat(self, worker: str, held: Sequence[ClaimedTask]) -> set[int]:
         """Renew the leases of these attempts, and return the executions that are still this worker's."""
@@ -212,26 +213,22 @@ class ExecutionStore:
             Where each task went; None where the lease was no longer this worker's and nothing moved. What
             such a late attempt used is recorded and charged all the same, once.
         """
-        secrets = known_secrets()
+        good = [item for item in finished if item.result.reason is None]
+        poor = [item for item in finished if item.result.reason is not None]
         with self._database.transaction() as connection:
-            held = self._lock_held(connection, worker, finished)
-            ours = [item for item in finished if item.claimed.execution in held]
-            late = [item for item in finished if item.claimed.execution not in held]
-            _write(connection, queries.FINISH_EXECUTIONS, [_execution_row(item, secrets) for item in ours])
-            _write(connection, queries.RECORD_LATE, [_execution_row(item, secrets) for item in late])
-            retries_in = self._retries_in(connection)
-            moves = [
-                _move_on(
-                    held[item.claimed.execution],
-                    item.result.reason,
-                    item.delay,
-                    _settlement(item),
-                    retries_in,
-                )
-                for item in ours
-            ]
-            steps = self._apply(connection, TaskState.RUNNING, moves, [_settlement(item) for item in late])
-        return [steps[item.claimed.task] if item.claimed.execution in held else None for item in finished]
+            # Where some need a closer look all are locked before, in one order.
+            rows = (
+                self._lock_attempts(connection, worker, [item.claimed for item in finished]) if poor else []
+            )
+            steps = self._succeed(connection, worker, good)
+            moves = self._fail(connection, poor, rows)
+            late = [item for item in finished if item.claimed.execution not in steps.keys() | moves.keys()]
+            if late:
+                connection.execute(queries.RECORD_LATE, _result_columns(late))
+            settled = [_settlement(item) for item in finished if item.claimed.execution not in moves]
+            moved = self._apply(connection, TaskState.RUNNING, list(moves.values()), settled)
+        steps |= {execution: moved[move.task] for execution, move in moves.items()}
+        return [steps.get(item.claimed.execution) for item in finished]
 
     def release(self, worker: str, unbegun: Sequence[ClaimedTask]) -> int:
         """Give back tasks whose attempt has not begun, as if they had not been claimed; return how many.
@@ -327,13 +324,43 @@ class ExecutionStore:
         rows = _rows(connection, queries.LOCK_LEASED, parameters)
         return [row for row in rows if (row["id"], row["attempts"]) in attempts]
 
-    def _lock_held(
-        self, connection: psycopg.Connection, worker: str, finished: Sequence[Finished]
-    ) -> dict[int, dict[str, Any]]:
-        """The tasks, by execution, that are still under this worker's lease for that very attempt."""
-        rows = self._lock_attempts(connection, worker, [item.claimed for item in finished])
-        executions = {(item.claimed.task, item.claimed.attempt): item.claimed.execution for item in finished}
-        return {executions[row["id"], row["attempts"]]: row for row in rows}
+    def _succeed(
+        self, connection: psycopg.Connection, worker: str, good: Sequence[Finished]
+    ) -> dict[int, NextStep]:
+        """End the tasks whose attempt succeeded, and say so; return what became of each that was held, by execution."""
+        if not good:
+            return {}
+        require_legal(TaskState.RUNNING, DONE.state)
+        parameters = {
+            **_result_columns(good),
+            "task": numbers(item.claimed.task for item in good),
+            "attempt": numbers(item.claimed.attempt for item in good),
+            "worker": worker,
+            "to": str(DONE.state),
+        }
+        rows = connection.execute(queries.SUCCEED, parameters, prepare=True).fetchall()
+        held = {execution for (execution,) in rows}
+        over = {item.claimed.task: DONE.state for item in good if item.claimed.execution in held}
+        Outbox.add(connection, notices_about(over))
+        return dict.fromkeys(held, DONE)
+
+    def _fail(
+        self, connection: psycopg.Connection, poor: Sequence[Finished], rows: Sequence[Mapping[str, Any]]
+    ) -> dict[int, _Move]:
+        """Finish the attempts that failed and whose tasks are held (`rows`); return where those go, by execution."""
+        held = {(row["id"], row["attempts"]): row for row in rows}
+        ours = [item for item in poor if (item.claimed.task, item.claimed.attempt) in held]
+        if not ours:
+            return {}
+        connection.execute(queries.FINISH_EXECUTIONS, _result_columns(ours))
+        retries_in = self._retries_in(connection)
+        return {
+            claimed.execution: _move_on(
+                held[claimed.task, claimed.attempt], result.reason, delay, _settlement(item), retries_in
+            )
+            for item in ours
+            for claimed, result, delay in [item]
+        }
 
     def _take_back(self, connection: psycopg.Connection, rows: Sequence[Mapping[str, Any]], note: str) -> int:
         lost = [{"task": row["id"], "attempt": row["attempts"], "error": note} for row in rows]
@@ -389,13 +416,35 @@ def _write_steps(
         connection.execute(ANNOUNCE_CANCELLED, {"tasks": cancelled})
 
 
-def _claimed(row: Mapping[str, Any]) -> ClaimedTask:
-    fields = {key: value for key, value in row.items() if key != "amounts"}
-    return ClaimedTask(**fields, amounts=_amounts(row))
-
-
-def _amounts(row: Mapping[str, Any]) -> dict[str, Decimal]:
-    return {account: Decimal(amount) for account, amount in row["amounts"].items()}
+def _claimed(row: Sequence[Any]) -> ClaimedTask:
+    """The row in the order of the fields."""
+    (
+        task,
+        task_id,
+        execution,
+        attempt,
+        decision,
+        decision_attempt,
+        model,
+        provider,
+        funding,
+        amounts,
+        *rest,
+    ) = row
+    reserved = {account: Decimal(amount) for account, amount in amounts.items()}
+    return ClaimedTask(
+        task,
+        task_id,
+        execution,
+        attempt,
+        decision,
+        decision_attempt,
+        model,
+        provider,
+        funding,
+        reserved,
+        *rest,
+    )
 
 
 def _settlement(item: Finished) -> Settlement:
@@ -449,25 +498,39 @@ def _withdrawal(row: Mapping[str, Any]) -> NextStep:
     return NextStep(TaskState.QUEUED, Reason(row["reason"]))
 
 
-def _execution_row(item: Finished, secrets: Sequence[str]) -> dict[str, Any]:
-    claimed, result = item.claimed, item.result
+def _result_columns(items: Sequence[Finished]) -> dict[str, str]:
+    """What attempts came to, an array a column: see `queries.RESULT_COLUMNS`."""
+    secrets = known_secrets()
+    results = [item.result for item in items]
+    usages = [result.usage for result in results]
     return {
-        "id": claimed.execution,
-        "state": _ending(result.reason),
-        "reason": result.reason and str(result.reason),
-        "error": _storable(result.error and strike_secrets(result.error, secrets)),
-        "http_status": result.http_status,
-        "request_id": _storable(result.request_id and strike_secrets(result.request_id, secrets)),
-        "input_tokens": result.usage.input_tokens,
-        "cached_tokens": result.usage.cached_tokens,
-        "cache_write_tokens": result.usage.cache_write_tokens,
-        "output_tokens": result.usage.output_tokens,
-        "cost_usd": result.cost_usd,
-        "billed_usd": billed_usd(claimed.funding, result.cost_usd),
-        "latency_ms": result.latency_ms,
-        "quality": result.quality,
-        "evidence": None if result.evidence is None else json.dumps(dict(result.evidence)),
-        "output": _storable(result.output and strike_values(result.output, secrets)),
+        "id": numbers([item.claimed.execution for item in items]),
+        "state": codes([_ending(result.reason) for result in results]),
+        "reason": codes([result.reason for result in results]),
+        "error": array(
+            [_storable(result.error and strike_secrets(result.error, secrets)) for result in results]
+        ),
+        "http_status": numbers([result.http_status for result in results]),
+        "request_id": array(
+            [
+                _storable(result.request_id and strike_secrets(result.request_id, secrets))
+                for result in results
+            ]
+        ),
+        "input_tokens": numbers([usage.input_tokens for usage in usages]),
+        "cached_tokens": numbers([usage.cached_tokens for usage in usages]),
+        "cache_write_tokens": numbers([usage.cache_write_tokens for usage in usages]),
+        "output_tokens": numbers([usage.output_tokens for usage in usages]),
+        "cost_usd": numbers([result.cost_usd for result in results]),
+        "billed_usd": numbers([billed_usd(item.claimed.funding, item.result.cost_usd) for item in items]),
+        "latency_ms": numbers([result.latency_ms for result in results]),
+        "quality": numbers([result.quality for result in results]),
+        "evidence": array(
+            [None if result.evidence is None else json.dumps(dict(result.evidence)) for result in results]
+        ),
+        "output": array(
+            [_storable(result.output and strike_values(result.output, secrets)) for result in results]
+        ),
     }
 
 
@@ -482,7 +545,8 @@ def _storable(text: str | None) -> str | None:
     """The text without what PostgreSQL cannot hold: NUL, and halves of surrogate pairs."""
     if text is None:
         return None
-    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+    text = text.replace("\0", "")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _task_row(move: _Move, step: NextStep) -> dict[str, Any]:

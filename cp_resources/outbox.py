@@ -130,7 +130,7 @@ class Outbox:
         if not tasks:
             return 0
         query = _ADD_ASSIGNED if kind is NoticeKind.ASSIGNED else _ADD_COMPLETED
-        return connection.execute(query, {"tasks": arrays.numbers(tasks)}).rowcount
+        return connection.execute(query, {"tasks": arrays.numbers(tasks)}, prepare=True).rowcount
 
     def deliver(self, notifier: Notifier, limit: int = BATCH) -> Deliveries:
         """Send up to `limit` notices that are due, and mark what came of them, in one transaction.
@@ -255,25 +255,24 @@ SELECT t.id, 'completed', jsonb_build_object(
     'title', p.title,
     'state', t.state,
     'reason', t.reason,
-    'value_score', coalesce(t.value_score, s.effective_score),
-    'model', coalesce(t.model, done.model),
-    'funding', coalesce(a.plan -> t.stage ->> 'funding', done.funding),
+    'value_score', coalesce(
+        t.value_score, (SELECT s.effective_score FROM cp.task_scores s WHERE s.task = t.id)
+    ),
+    'model', coalesce(t.model, last.model),
+    'funding', coalesce(a.plan -> t.stage ->> 'funding', last.funding),
     'expected_cost_usd', trim_scale(a.expected_cost_usd),
     'attempts', t.attempts,
-    'quality', done.quality,
-    'cost_usd', trim_scale(done.cost_usd)
+    'quality', last.quality,
+    'cost_usd', trim_scale(CASE WHEN t.attempts > 1 THEN (
+        SELECT sum(e.cost_usd) FROM cp.executions e WHERE e.task = t.id
+    ) ELSE last.cost_usd END)
 )
 FROM cp.tasks t
-LEFT JOIN cp.task_payloads p ON p.task = t.id
-LEFT JOIN cp.task_scores s ON s.task = t.id
-LEFT JOIN cp.assignments a ON a.id = t.assignment
+LEFT JOIN LATERAL (SELECT * FROM cp.task_payloads p WHERE p.task = t.id OFFSET 0) AS p ON true
+LEFT JOIN LATERAL (SELECT * FROM cp.assignments a WHERE a.id = t.assignment OFFSET 0) AS a ON true
 LEFT JOIN LATERAL (
-    SELECT sum(e.cost_usd) AS cost_usd,
-        (array_agg(e.quality ORDER BY e.attempt DESC))[1] AS quality,
-        (array_agg(e.model ORDER BY e.attempt DESC))[1] AS model,
-        (array_agg(e.funding ORDER BY e.attempt DESC))[1] AS funding
-    FROM cp.executions e WHERE e.task = t.id
-) AS done ON true
+    SELECT * FROM cp.executions e WHERE e.task = t.id AND e.attempt = t.attempts OFFSET 0
+) AS last ON true
 WHERE t.id = ANY(%(tasks)s::bigint[])
 ORDER BY t.id
 ON CONFLICT (task, kind) DO NOTHING

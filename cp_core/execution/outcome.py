@@ -79,6 +79,10 @@ class NextStep:
     stage: int = 0
 
 
+DONE = NextStep(TaskState.SUCCEEDED, None)
+"""Where a task goes whose attempt succeeded, whatever else is true of it."""
+
+
 def next_step(
     reason: Reason | None,
     *,
@@ -105,7 +109,7 @@ def next_step(
         retries_in: seconds until there may be retries again; None while the day's are not used up.
     """
     if reason is None:
-        return NextStep(TaskState.SUCCEEDED, None)
+        return DONE
     if reason is Reason.CANCELLED:
         return NextStep(TaskState.CANCELLED, reason)
     if reason not in TRANSIENT and following is not None:

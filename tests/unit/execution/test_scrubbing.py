@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cp_core.execution import scrubbing
 from cp_core.execution.scrubbing import strike_from_record, strike_secrets, strike_values
 
 
@@ -61,6 +62,15 @@ def test_a_known_secret_is_gone_however_it_is_written(before: str, key: str, aft
 
     assert key not in struck
     assert quote(key, safe="") not in struck
+
+
+@given(
+    st.sampled_from(scrubbing._SHAPES).flatmap(
+        lambda shape: st.from_regex(shape, alphabet=st.characters(codec="ascii"))
+    )
+)
+def test_whatever_a_shape_fits_is_looked_at(said: str) -> None:
+    assert any(mark in said.lower() for mark in scrubbing._MARKS)
 
 
 def test_of_two_secrets_that_begin_alike_nothing_is_left() -> None:
