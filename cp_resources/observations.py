@@ -27,7 +27,8 @@ COPY (
             AS is_censored,
         e.input_tokens, e.cached_tokens, e.output_tokens, e.cost_usd, e.latency_ms,
         s.input_mean AS expected_input_tokens, s.output_mean AS expected_output_tokens,
-        a.decision_id AS decision, a.strategy, a.path, a.propensity, a.config_hash, e.started_at{texts}
+        coalesce(jsonb_array_length(a.plan), 1) AS plan_stages, a.decision_id AS decision, a.strategy, a.path,
+        a.propensity, a.config_hash, e.started_at{texts}
     FROM cp.executions e
     JOIN cp.tasks t ON t.id = e.task
     JOIN cp.task_scores s ON s.task = e.task
@@ -47,6 +48,7 @@ _WHOLE = [
     "input_tokens",
     "cached_tokens",
     "output_tokens",
+    "plan_stages",
 ]
 _NAMES = [
     "model",
@@ -84,8 +86,8 @@ class Observations:
             was good enough), quality (0..10 or missing), reason (of a failure, or missing), is_censored (it was cut
             off, so that its tokens and time are lower bounds), input_tokens, cached_tokens (part of the input),
             output_tokens, cost_usd (list price), latency_ms, expected_input_tokens, expected_output_tokens (means of
-            the task's estimate), decision, strategy, path, propensity, config_hash, started_at; with texts also
-            title and description.
+            the task's estimate), plan_stages (of its decision), decision, strategy, path, propensity, config_hash,
+            started_at; with texts also title and description.
         """
         first = day - timedelta(days=days_back - 1)
         texts = sql.SQL(", p.title, p.description" if with_texts else "")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.isotonic import isotonic_regression
+
 MAX_CHANGE = 0.2
 """The largest share that a policy may allow."""
 
@@ -24,3 +29,25 @@ def cap(before: float, after: float, limit: float) -> float:
     if after != after:
         raise ValueError("what was learned is not a number")
     return min(max(after, before * (1 - limit)), before * (1 + limit))
+
+
+def cap_in_order(
+    before: Sequence[float], after: Sequence[float], limit: float, *, weights: Sequence[float] | None = None
+) -> list[float]:
+    """Numbers that rise, each moved toward `after` within its cap, and still rising.
+
+    What was learned is put in order first, by the nearest rising numbers on the log scale (isotonic regression).
+
+    Args:
+        before: positive, each larger than the one before it.
+        after: positive.
+        limit: as for `cap`.
+        weights: how much each of `after` is known by; equal ones where left out.
+
+    Raises:
+        ValueError: as for `cap`.
+    """
+    in_order = np.exp(isotonic_regression(np.log(np.asarray(after, dtype=np.float64)), sample_weight=weights))
+    capped = [cap(old, float(new), limit) for old, new in zip(before, in_order, strict=True)]
+    # Caps keep the order but may make neighbours equal; a hundredth of what was keeps them apart.
+    return [0.99 * new + 0.01 * old for old, new in zip(before, capped, strict=True)]

@@ -15,10 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from sklearn.isotonic import isotonic_regression
 
 from cp_core.assignment.calibration import Calibration, ModelTokens, TokenFactors
-from cp_core.learning.limits import cap
+from cp_core.learning.limits import cap, cap_in_order
 from cp_core.learning.survival import Survival
 from cp_core.scoring.config import Complexity, Domain, ScoringConfig
 from cp_core.scoring.estimate import INTERVAL
@@ -228,11 +227,9 @@ def _moved_bases(
         weights[place] += whole
     if (target == before).all():
         return {}
-    in_order = np.exp(isotonic_regression(np.log(target), sample_weight=weights))
-    after = [cap(old, float(new), max_change) for old, new in zip(before, in_order, strict=True)]
-    # Caps keep the order but may make neighbours equal; a hundredth of what was keeps them apart.
+    after = cap_in_order(before.tolist(), target.tolist(), max_change, weights=weights.tolist())
     return {
-        level: 0.99 * new + 0.01 * old
+        level: new
         for level, old, new in zip(Complexity, before, after, strict=True)
         if not math.isclose(new, old)
     }

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cp_core.learning.limits import cap
+from cp_core.learning.limits import cap, cap_in_order
 
 POSITIVE = st.floats(1e-6, 1e6)
 LIMIT = st.floats(0.01, 0.2)
@@ -29,11 +29,22 @@ def test_a_larger_number_is_never_capped_below_a_smaller_one(before: float, a: f
     assert cap(before, low, limit) <= cap(before, high, limit)
 
 
-@given(st.lists(POSITIVE, min_size=2, max_size=5), st.lists(POSITIVE, min_size=5, max_size=5), LIMIT)
-def test_numbers_in_order_stay_in_order(before: list[float], after: list[float], limit: float):
-    moved = [cap(old, new, limit) for old, new in zip(sorted(before), sorted(after), strict=False)]
+@given(
+    st.lists(POSITIVE, min_size=5, max_size=5, unique=True), st.lists(POSITIVE, min_size=5, max_size=5), LIMIT
+)
+def test_numbers_that_rise_still_rise_and_none_passes_its_cap(
+    before: list[float], after: list[float], limit: float
+):
+    before = [place + number for place, number in enumerate(sorted(before))]
+    moved = cap_in_order(before, after, limit)
 
-    assert moved == sorted(moved)
+    assert moved == sorted(set(moved))
+    assert all(abs(new - old) <= limit * old * (1 + 1e-9) for old, new in zip(before, moved, strict=True))
+
+
+def test_what_was_learned_out_of_order_is_put_in_order_first():
+    # ln 4 and ln 1 are pooled to ln 2: both move toward 2
+    assert cap_in_order([1.9, 2.1], [4.0, 1.0], 0.2) == pytest.approx([0.99 * 2 + 0.019, 0.99 * 2 + 0.021])
 
 
 @pytest.mark.parametrize(
