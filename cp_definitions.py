@@ -13,8 +13,11 @@ from dagster import AssetSpec, Definitions, in_process_executor, map_asset_specs
 from cp_assets.assignment import assignments, assignments_checks
 from cp_assets.execution import execution_outcomes, execution_outcomes_checks
 from cp_assets.learning.experiments import experiment_results, experiment_results_checks
+from cp_assets.learning.cost_effectiveness import cost_effectiveness
 from cp_assets.learning.performance import performance_metrics, performance_metrics_checks
 from cp_assets.learning.success import success_model, success_model_checks
+from cp_assets.learning.token_calibration import token_calibration, token_calibration_checks
+from cp_assets.learning.value_calibration import value_calibration, value_calibration_checks
 from cp_assets.marts import build_marts
 from cp_assets.queue import scored_tasks, scored_tasks_checks, task_queue, task_queue_checks
 from cp_assets.registry import model_registry, model_registry_checks
@@ -53,6 +56,9 @@ def build_defs(**resources: object) -> Definitions:
         performance_metrics,
         experiment_results,
         success_model,
+        token_calibration,
+        value_calibration,
+        cost_effectiveness,
     ]
     return Definitions(
         assets=map_asset_specs(_owned, assets),
@@ -65,6 +71,8 @@ def build_defs(**resources: object) -> Definitions:
             performance_metrics_checks,
             experiment_results_checks,
             success_model_checks,
+            token_calibration_checks,
+            value_calibration_checks,
         ],
         jobs=[process_queue, daily_learning, take_inbox, deliver_notices],
         sensors=[new_tasks_sensor, task_inbox_sensor, deliver_notices_sensor],

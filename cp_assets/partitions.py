@@ -11,6 +11,7 @@ from dagster import (
     BackfillPolicy,
     BetaWarning,
     DailyPartitionsDefinition,
+    TimeWindowPartitionMapping,
 )
 
 from cp_core.tasks.submission import EARLIEST
@@ -25,6 +26,9 @@ warnings.filterwarnings("ignore", category=BetaWarning)
 
 ONE_DAY_A_RUN = BackfillPolicy.multi_run(max_partitions_per_run=1)
 """A backfill launches a run a day, as the sensor does: a day that fails does not take others with it."""
+
+LOOKS_BACK = TimeWindowPartitionMapping(start_offset=-59, allow_nonexistent_upstream_partitions=True)
+"""Of an asset that reads a window of days: `learning.window_days` of policies.yaml, whose default is 60."""
 
 PARTITION_TAG = "dagster/partition"
 """The tag by which Dagster marks a run with its partition."""

@@ -108,6 +108,21 @@ def bands(
     return _picture(figure, title)
 
 
+def lines(by_series: Mapping[str, Mapping[date, float]], *, title: str, axis: str) -> MarkdownMetadataValue:
+    """A picture of one line a series over days. "none" when there are no series."""
+    if not by_series:
+        return MetadataValue.md("none")
+    figure, axes = _figure(title)
+    axes.xaxis_date()
+    for name, by_day in by_series.items():
+        axes.plot(_since_1970(by_day), list(by_day.values()), marker=".", label=name)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel(axis)
+    axes.legend(fontsize=7, frameon=False)
+    figure.autofmt_xdate()
+    return _picture(figure, title)
+
+
 def _since_1970(days: Iterable[date]) -> list[int]:
     """Days since the beginning of 1970, as matplotlib counts them."""
     return [(day - date(1970, 1, 1)).days for day in days]

@@ -6,7 +6,8 @@ challenges it and which one was champion before; they move together with a row o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, LiteralString
@@ -17,6 +18,7 @@ from psycopg.types.json import Jsonb
 from pydantic import ValidationError
 
 from cp_core.learning.learned import Learned
+from cp_core.scoring.config import ScoringConfig
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.errors import UserError
@@ -96,6 +98,18 @@ class ConfigurationStore:
             )
         content: dict[str, Any] = found[0][0]
         return content
+
+    def scoring_of(self, versions: Iterable[str]) -> dict[str, ScoringConfig]:
+        """The scoring rules of stored versions, learned numbers included; without those that cannot be read."""
+        found = self._database.fetch(
+            "SELECT config_hash, content -> 'scoring' FROM config_versions WHERE config_hash = ANY(%s)",
+            [list(versions)],
+        )
+        readable = {}
+        for version, content in found:
+            with suppress(ValidationError):
+                readable[version] = ScoringConfig.model_validate(content)
+        return readable
 
     def find(self, beginning: str) -> str:
         """The whole hash of a version, from its beginning or the name of a pointer.

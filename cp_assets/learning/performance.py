@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from dagster import AssetExecutionContext, AssetKey, MaterializeResult, ResourceParam, asset
 
 from cp_assets.checks import Check, checks_of
+from cp_assets.learning.drift import DRIFT_CHECKS
 from cp_assets.partitions import ONE_DAY_A_RUN, SUBMISSION_DAYS, day_of
 from cp_assets.presentation import bars, table
 from cp_resources.database import Database
@@ -181,5 +182,6 @@ performance_metrics_checks = checks_of(
                 ) AND day = coalesce(%(day)s, day)
             """,
         ),
+        *DRIFT_CHECKS,
     ],
 )

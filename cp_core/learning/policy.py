@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field
+
+from cp_core.scoring.config import Risk
 
 
 class LearningPolicy(BaseModel):
@@ -15,6 +19,10 @@ class LearningPolicy(BaseModel):
     )
     max_change: float = Field(
         default=0.15, gt=0, le=0.2, description="Share by which one night may move a number."
+    )
+    approved_risk_factors: dict[Risk, Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]] = Field(
+        default={},
+        description="How far each risk's factor may be moved; risks that are not here stay as they are.",
     )
     window_days: int = Field(default=60, ge=2, le=400, description="Submission days that are looked back on.")
     holdout_days: int = Field(

@@ -25,6 +25,9 @@ Doubles = NDArray[np.float64]
 FEWEST_CORRECTIONS = 20
 """Overridden scores from which weights move at all."""
 
+FEWEST_IN_A_DECILE = 30
+"""Attempts from which a decile is held against the next."""
+
 _PRIOR = 0.2  # standard deviation of how far a weight is off, on the log scale, before anything is known
 _SURE = 0.9  # two-sided confidence of the intervals that are shown
 
@@ -151,7 +154,9 @@ def _falls(outcomes: pd.DataFrame) -> list[str]:
     found = []
     for measure in ("has_succeeded", "quality"):
         columns = [rows[measure].dropna().astype(float) for rows in deciles]
-        moments = [(each.mean(), each.var(ddof=1) / len(each)) for each in columns if len(each) > 1]
+        moments = [
+            (each.mean(), each.var(ddof=1) / len(each)) for each in columns if len(each) >= FEWEST_IN_A_DECILE
+        ]
         z = stats.norm.isf(0.05 / max(len(moments) - 1, 1))
         steps = pairwise(moments)
         if any(after - before < -z * math.sqrt(a + b) for (before, a), (after, b) in steps):

@@ -162,6 +162,10 @@ def test_values_that_go_against_outcomes_are_named():
     assert described(outcomes(4000, -0.6)).falls == ("success", "quality")
 
 
+def test_a_few_outcomes_are_held_against_nothing():
+    assert described(outcomes(100, -0.6)).falls == ()
+
+
 def test_nothing_done_is_described_as_nothing():
     found = described(NO_OUTCOMES)
 

@@ -1,0 +1,126 @@
+"""What money and quota bought."""
+
+from collections.abc import Iterable, Mapping
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
+
+from dagster import AssetDep, AssetExecutionContext, MaterializeResult, ResourceParam, asset
+
+from cp_assets.learning.performance import performance_metrics
+from cp_assets.partitions import LOOKS_BACK, ONE_DAY_A_RUN, SUBMISSION_DAYS, day_of
+from cp_assets.presentation import bars, lines, table
+from cp_resources.configuration import Configuration
+from cp_resources.database import Database
+
+if TYPE_CHECKING:
+    from cp_core.learning.cost_effectiveness import Price
+
+NAME = "cost_effectiveness"
+
+
+@asset(
+    name=NAME,
+    deps=[AssetDep(performance_metrics, partition_mapping=LOOKS_BACK)],
+    partitions_def=SUBMISSION_DAYS,
+    backfill_policy=ONE_DAY_A_RUN,
+    group_name="learning",
+    kinds={"python", "pandas", "postgres"},
+    description="Value per dollar by model and band, what of each account was used and what lapsed, what escalation "
+    "saved against the best single model, and what more of each account would have been worth.",
+)
+def cost_effectiveness(
+    context: AssetExecutionContext,
+    database: ResourceParam[Database],
+    configuration: ResourceParam[Configuration],
+) -> MaterializeResult[None]:
+    """Add up the window that ends with the day, and store what was found."""
+    from cp_core.learning.cost_effectiveness import CostEffectiveness, bought_by_band, escalation_savings
+    from cp_resources.learning_results import LearningResults
+    from cp_resources.observations import Observations
+    from cp_resources.quota_history import QuotaHistory
+
+    day, days = day_of(context), configuration.policies.learning.window_days
+    first = day - timedelta(days=days - 1)
+    attempts, quota = Observations(database).window(day, days), QuotaHistory(database)
+    found = CostEffectiveness(
+        bought=bought_by_band(attempts, [band.at_least for band in configuration.policies.assignment.bands]),
+        utilisation=quota.utilisation(first, day),
+        escalation=escalation_savings(attempts),
+        prices=quota.prices(first, day),
+    )
+    LearningResults(database).write(
+        day, NAME, found, config_hash=configuration.content_hash, run_id=context.run_id
+    )
+    return MaterializeResult(
+        metadata={
+            "dagster/row_count": len(found.bought),
+            "value by model and band": table(
+                ["model", "band from", "attempts", "done", "value", "USD", "value per USD"],
+                (
+                    [row.model, row.band, row.attempts, row.succeeded, row.value, row.usd, row.value_per_usd]
+                    for row in found.bought
+                ),
+            ),
+            "value per USD": bars(
+                _per_usd((row.model, row.value, row.usd) for row in found.bought),
+                title="Value per dollar by model",
+                axis="value points",
+            ),
+            "quota": table(
+                ["account", "unit", "granted", "used", "lapsed", "unused"],
+                (
+                    [row.account, row.unit, row.granted, row.used, row.lapsed, row.unused]
+                    for row in found.utilisation
+                ),
+            ),
+            "saved by escalation in USD": found.saved_usd,
+            "escalation": table(
+                [
+                    "complexity",
+                    "tasks",
+                    "success",
+                    "USD a task",
+                    "against",
+                    "its success",
+                    "its USD a task",
+                    "saved",
+                ],
+                (
+                    [
+                        row.complexity,
+                        row.tasks,
+                        row.success,
+                        row.usd_per_task,
+                        row.alternative,
+                        row.alternative_success,
+                        row.alternative_usd_per_task,
+                        row.saved_usd,
+                    ]
+                    for row in found.escalation
+                ),
+            ),
+            "what more quota would be worth": lines(
+                _by_account(found.prices),
+                title="A dollar, or a million tokens, more",
+                axis="value points",
+            ),
+        }
+    )
+
+
+def _per_usd(rows: Iterable[tuple[str, float, float]]) -> dict[str, float]:
+    """Value per dollar of each model, the best first."""
+    value: dict[str, float] = {}
+    paid: dict[str, float] = {}
+    for model, worth, usd in rows:
+        value[model] = value.get(model, 0.0) + worth
+        paid[model] = paid.get(model, 0.0) + usd
+    per_usd = {model: value[model] / paid[model] for model in value if paid[model] > 0}
+    return dict(sorted(per_usd.items(), key=lambda item: -item[1]))
+
+
+def _by_account(prices: "Iterable[Price]") -> Mapping[str, Mapping[date, float]]:
+    by_account: dict[str, dict[date, float]] = {}
+    for price in prices:
+        by_account.setdefault(price.account, {})[price.day] = price.value
+    return by_account
