@@ -12,8 +12,8 @@ from dagster import AssetSpec, Definitions, in_process_executor, map_asset_specs
 
 from cp_assets.assignment import assignments, assignments_checks
 from cp_assets.execution import execution_outcomes, execution_outcomes_checks
+from cp_assets.learning.cost_effectiveness import cost_effectiveness, cost_effectiveness_checks
 from cp_assets.learning.experiments import experiment_results, experiment_results_checks
-from cp_assets.learning.cost_effectiveness import cost_effectiveness
 from cp_assets.learning.performance import performance_metrics, performance_metrics_checks
 from cp_assets.learning.success import success_model, success_model_checks
 from cp_assets.learning.token_calibration import token_calibration, token_calibration_checks
@@ -73,6 +73,7 @@ def build_defs(**resources: object) -> Definitions:
             success_model_checks,
             token_calibration_checks,
             value_calibration_checks,
+            cost_effectiveness_checks,
         ],
         jobs=[process_queue, daily_learning, take_inbox, deliver_notices],
         sensors=[new_tasks_sensor, task_inbox_sensor, deliver_notices_sensor],

@@ -4,8 +4,16 @@ from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
-from dagster import AssetDep, AssetExecutionContext, MaterializeResult, ResourceParam, asset
+from dagster import (
+    AssetCheckSeverity,
+    AssetDep,
+    AssetExecutionContext,
+    MaterializeResult,
+    ResourceParam,
+    asset,
+)
 
+from cp_assets.checks import Check, Findings, Scope, checks_of
 from cp_assets.learning.performance import performance_metrics
 from cp_assets.partitions import LOOKS_BACK, ONE_DAY_A_RUN, SUBMISSION_DAYS, day_of
 from cp_assets.presentation import bars, lines, table
@@ -13,7 +21,7 @@ from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 
 if TYPE_CHECKING:
-    from cp_core.learning.cost_effectiveness import Price
+    from cp_core.learning.cost_effectiveness import CostEffectiveness, Price
 
 NAME = "cost_effectiveness"
 
@@ -124,3 +132,65 @@ def _by_account(prices: "Iterable[Price]") -> Mapping[str, Mapping[date, float]]
     for price in prices:
         by_account.setdefault(price.account, {})[price.day] = price.value
     return by_account
+
+
+def _document(scope: Scope) -> "CostEffectiveness | None":
+    from cp_core.learning.cost_effectiveness import CostEffectiveness
+    from cp_resources.learning_results import LearningResults
+
+    content = scope.day and LearningResults(scope.database).read(scope.day, NAME)
+    return CostEffectiveness.model_validate(content) if content else None
+
+
+def _other_than_the_attempts(scope: Scope) -> Findings:
+    """A number of attempts, or a cost, that is not that of the executions of the window."""
+    found = _document(scope)
+    if found is None:
+        return Findings.of([])
+    return scope.search(
+        """
+        SELECT count(*) AS attempts, %(attempts)s::bigint AS attempts_found, sum(cost_usd) AS usd,
+               %(usd)s::double precision AS usd_found
+        FROM executions
+        WHERE state NOT IN ('running', 'cancelled')
+          AND submission_day > %(day)s::date - %(days)s::int AND submission_day <= %(day)s
+        HAVING count(*) <> %(attempts)s::bigint
+            OR abs(coalesce(sum(cost_usd), 0)::double precision - %(usd)s) > 1e-6 * (1 + %(usd)s)
+        """,
+        attempts=sum(row.attempts for row in found.bought),
+        usd=sum(row.usd for row in found.bought),
+        days=scope.configuration.policies.learning.window_days,
+    )
+
+
+def _lapsing(scope: Scope) -> Findings:
+    """Accounts of which most was paid for and not used."""
+    found = _document(scope)
+    return Findings.of(
+        [
+            {"account": row.account, "granted": row.granted, "lapsed": row.lapsed, "unused": row.unused}
+            for row in (found.utilisation if found else ())
+            if (row.unused or 0) > MOST_UNUSED
+        ]
+    )
+
+
+MOST_UNUSED = 0.5
+"""Share of an account's quota that may lapse before a person should look."""
+
+cost_effectiveness_checks = checks_of(
+    NAME,
+    [
+        Check(
+            name="what_was_bought_equals_the_attempts",
+            description="Attempts and cost over all models and bands are those of the window's executions.",
+            search=_other_than_the_attempts,
+        ),
+        Check(
+            name="most_quota_is_used",
+            description="No account lets more than half of what it was granted in the window lapse unused.",
+            search=_lapsing,
+            severity=AssetCheckSeverity.WARN,
+        ),
+    ],
+)

@@ -123,6 +123,23 @@ def _off_target(scope: Scope) -> Findings:
     )
 
 
+def _cut_off(scope: Scope) -> Findings:
+    """Too many attempts of which only a lower bound is known."""
+    from cp_core.learning.token_calibration import TokenCalibration
+    from cp_resources.learning_results import LearningResults
+
+    content = scope.day and LearningResults(scope.database).read(scope.day, NAME)
+    if not content:
+        return Findings.of([])
+    found, most = (
+        TokenCalibration.model_validate(content),
+        scope.configuration.policies.learning.max_censored_share,
+    )
+    if found.censored <= most * found.attempts:
+        return Findings.of([])
+    return Findings.of([{"attempts": found.attempts, "cut off": found.censored, "share allowed": most}])
+
+
 token_calibration_checks = checks_of(
     NAME,
     [
@@ -132,6 +149,13 @@ token_calibration_checks = checks_of(
             "within the tolerance of the policy and two standard errors.",
             search=_off_target,
             severity=AssetCheckSeverity.WARN,
-        )
+        ),
+        Check(
+            name="few_attempts_were_cut_off",
+            description="Of most attempts it is known what they took: where many were cut off, means rest on the "
+            "tail that is assumed.",
+            search=_cut_off,
+            severity=AssetCheckSeverity.WARN,
+        ),
     ],
 )

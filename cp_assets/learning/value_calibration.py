@@ -102,6 +102,24 @@ def _falling(scope: Scope) -> Findings:
     return Findings.of([{"outcome": measure} for measure in falls])
 
 
+def _refused(scope: Scope) -> Findings:
+    """Moved numbers that the rules of scoring do not allow."""
+    from cp_core.learning.learned import Learned, LearnedError
+    from cp_core.learning.value_calibration import ValueCalibration
+    from cp_resources.learning_results import LearningResults
+
+    content = scope.day and LearningResults(scope.database).read(scope.day, NAME)
+    if not content:
+        return Findings.of([])
+    try:
+        Learned(scoring=ValueCalibration.model_validate(content).scoring).apply_to(
+            scope.configuration.scoring
+        )
+    except LearnedError as error:
+        return Findings.of([{"problem": str(error)}])
+    return Findings.of([])
+
+
 value_calibration_checks = checks_of(
     NAME,
     [
@@ -111,6 +129,11 @@ value_calibration_checks = checks_of(
             "where they do, the most valuable tasks are given to models that are not up to them.",
             search=_falling,
             severity=AssetCheckSeverity.WARN,
-        )
+        ),
+        Check(
+            name="moved_weights_fit_the_rules",
+            description="Weights as moved are ones that scoring.yaml could have: priorities and risks in order.",
+            search=_refused,
+        ),
     ],
 )
