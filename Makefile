@@ -79,5 +79,5 @@ $(INSTALLED): pyproject.toml | $(RUNTIME)
 	@touch $@
 
 $(MANIFEST): $(DBT_SOURCES) $(RUNTIME)
-	@DO_NOT_TRACK=1 $(BIN)/dbt --quiet parse --project-dir dbt_project --profiles-dir dbt_project
+	@DO_NOT_TRACK=1 $(BIN)/dbt --quiet parse --no-partial-parse --project-dir dbt_project --profiles-dir dbt_project
 	@touch $@

@@ -41,6 +41,8 @@ COMMAND_PLACEHOLDERS = ("prompt_file", "workspace", "model", "task_id")
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
 UsdPerMillion = Annotated[Decimal, Field(ge=0, le=100_000)]
 Quota = Annotated[Decimal, Field(gt=0, le=10**14)]
+Dollars = Annotated[Decimal, Field(gt=0, le=10**9)]
+"""In nanodollars they fit 64 bits, which is what rounds count in."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -309,7 +311,7 @@ class Budget(_Declared):
 
     name: Name
     window: Window
-    usd: Quota
+    usd: Dollars
     models: tuple[str, ...] | None = None
     max_concurrency: Annotated[StrictInt, Field(gt=0, le=MAX_CONCURRENCY)] | None = None
 

@@ -254,12 +254,13 @@ def test_a_task_waits_for_its_dependency_and_is_due_once_that_has_succeeded(data
     add_task(database, "first", 20)
     add_task(database, "second", 99, dependencies=["first"])
     add_task(database, "never", 99, dependencies=["unknown"])
-    assigner(database).assign_day(DAY)
+    patient = configuration(dependency_seconds=300)
+    assigner(database, patient).assign_day(DAY)
     waiting = ("deferred", "DEPENDENCY_PENDING")
     assert states(database) == {"first": ("assigned", None), "never": waiting, "second": waiting}
 
     move(database, "first", "succeeded")
-    assert assigner(database).assign_day(DAY).outcomes == {"assigned": 1}
+    assert assigner(database, patient).assign_day(DAY).outcomes == {"assigned": 1}
     assert states(database)["second"] == ("assigned", None)
 
 

@@ -240,7 +240,7 @@ def test_no_table_log_or_request_log_keeps_a_key_that_a_provider_echoes(
         config = with_log(Configuration(registry, base.scoring, base.policies), sample=1)
         summary = run(database, ledger, config, Settings(home=tmp_path), run_id="run-1")
 
-    assert summary.attempts == len(provider.calls) > 10
+    assert summary.attempts == len(provider.calls) >= 10
     assert any(key in str(call.headers) for call in provider.calls for key in KEYS.values())
     tables = database.fetch("SELECT table_name FROM information_schema.tables WHERE table_schema = 'cp'")
     kept = {
