@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+import cp_resources.arrays  # noqa: F401  # a connection sends arrays only if that was registered before it was opened
 from cp_resources.errors import UserError
 
 CONNECT_TIMEOUT_SECONDS = 10
