@@ -39,7 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
         if name in (SESSION_HOME, SHARED_DATA):
             continue
         del os.environ[name]  # the settings of whoever runs the tests are not the tests' settings
-    for library in ("OMP", "OPENBLAS"):  # each xdist worker has a core: threads of their own would fight over it
+    for library in (
+        "OMP",
+        "OPENBLAS",
+    ):  # each xdist worker has a core: threads of their own would fight over it
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     if not hasattr(config, "workerinput"):
         os.environ[SESSION_HOME] = str(Path(tempfile.gettempdir()) / f"control-panel-tests-{uuid4().hex}")
