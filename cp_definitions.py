@@ -12,8 +12,11 @@ from dagster import AssetSpec, Definitions, in_process_executor, map_asset_specs
 
 from cp_assets.assignment import assignments, assignments_checks
 from cp_assets.execution import execution_outcomes, execution_outcomes_checks
+from cp_assets.learning.calibrated_config import calibrated_config, calibrated_config_checks
+from cp_assets.learning.candidate_config import candidate_config
 from cp_assets.learning.cost_effectiveness import cost_effectiveness, cost_effectiveness_checks
 from cp_assets.learning.experiments import experiment_results, experiment_results_checks
+from cp_assets.learning.learning_report import learning_report, learning_report_checks
 from cp_assets.learning.performance import performance_metrics, performance_metrics_checks
 from cp_assets.learning.success import success_model, success_model_checks
 from cp_assets.learning.token_calibration import token_calibration, token_calibration_checks
@@ -59,6 +62,9 @@ def build_defs(**resources: object) -> Definitions:
         token_calibration,
         value_calibration,
         cost_effectiveness,
+        candidate_config,
+        calibrated_config,
+        learning_report,
     ]
     return Definitions(
         assets=map_asset_specs(_owned, assets),
@@ -74,6 +80,8 @@ def build_defs(**resources: object) -> Definitions:
             token_calibration_checks,
             value_calibration_checks,
             cost_effectiveness_checks,
+            calibrated_config_checks,
+            learning_report_checks,
         ],
         jobs=[process_queue, daily_learning, take_inbox, deliver_notices],
         sensors=[new_tasks_sensor, task_inbox_sensor, deliver_notices_sensor],

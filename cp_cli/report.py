@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import date
     from decimal import Decimal
 
     from rich.console import Console, RenderableType
@@ -29,8 +31,17 @@ def report(
             help="Submission day (UTC); repeatable. Default: all days.",
         ),
     ] = None,
+    learning: Annotated[
+        bool, typer.Option("--learning", help="Show what was learned on one day instead, as Markdown.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="With --learning: write it as a page.")
+    ] = None,
 ) -> None:
     """Show tasks, value, tokens, cost, quality and estimate error of some submission days."""
+    if learning or html is not None:
+        _learning(sorted({day.date() for day in days or []}), learning, html)
+        return
     from rich.console import Console
 
     from cp_resources import connect
@@ -42,6 +53,41 @@ def report(
         chosen = tuple(sorted({day.date() for day in days})) if days else days_with_tasks(database)
         ledger = Ledger(database)
         print_report(Console(), read_report(database, chosen), ledger.accounts(), ledger.verify())
+
+
+def _learning(days: Sequence[date], learning: bool, html: Path | None) -> None:
+    from cp_resources import connect
+    from cp_resources.errors import UserError
+    from cp_resources.learning_report import LearningReports
+    from cp_resources.settings import Settings
+
+    if not learning:
+        raise UserError("--html goes with --learning: give both")
+    if len(days) != 1:
+        raise UserError(
+            f"--learning shows one day, and {len(days)} were given: name it with --day YYYY-MM-DD"
+        )
+    with connect.database(Settings()) as database:
+        found = LearningReports(database).read(days[0])
+    if found is None:
+        raise UserError(
+            f"nothing was learned on {days[0]} yet: daily_learning writes the report the night after, and "
+            f"`control-panel backfill daily_learning --from {days[0]} --to {days[0]}` does it now"
+        )
+    page, markdown = found
+    if html is None:
+        typer.echo(_without_pictures(markdown))
+        return
+    try:
+        html.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{html} cannot be written: {error.strerror}") from error
+    typer.echo(f"written to {html}")
+
+
+def _without_pictures(markdown: str) -> str:
+    """The report as a terminal can show it."""
+    return "\n".join(line for line in markdown.splitlines() if not line.startswith("!["))
 
 
 def print_report(

@@ -53,6 +53,12 @@ class Configuration:
     scoring: ScoringConfig
     policies: Policies
     learned: Learned = field(default_factory=Learned)
+    written_scoring: ScoringConfig | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def files(self) -> Configuration:
+        """The same without anything learned: what people wrote."""
+        return Configuration(self.registry, self.written_scoring or self.scoring, self.policies)
 
     def with_learned(self, learned: Learned) -> Configuration:
         """This configuration with `learned` laid over it; it must not have anything laid over it yet.
@@ -60,7 +66,12 @@ class Configuration:
         Raises:
             LearnedError: a key that was learned is not, or no longer, one of scoring.yaml's numbers.
         """
-        return replace(self, scoring=learned.apply_to(self.scoring), learned=learned)
+        return replace(
+            self,
+            scoring=learned.apply_to(self.scoring),
+            learned=learned,
+            written_scoring=self.scoring,
+        )
 
     @cached_property
     def content_hash(self) -> str:

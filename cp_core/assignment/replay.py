@@ -22,10 +22,13 @@ from cp_core.assignment.eligibility import CODES
 from cp_core.assignment.exploration import ExplorationPolicy
 from cp_core.assignment.fairness import FairnessPolicy
 from cp_core.assignment.market import Catalogue, Market, market_of
+from cp_core.assignment.plans import Outlook
 from cp_core.assignment.solver import NO_PLAN
 from cp_core.assignment.strategies import Strategy
 from cp_core.assignment.verdicts import FEATURES
 from cp_core.tasks.reasons import Reason
+
+Doubles = NDArray[np.float64]
 
 _NOT_IN_MARKET = frozenset(
     {Reason.DEADLINE_PASSED, Reason.DEPENDENCY_FAILED, Reason.DEPENDENCY_PENDING, Reason.WORKSPACE_CAP}
@@ -73,6 +76,22 @@ def replay_plan(facts: Mapping[str, Any], catalogue: Catalogue, stored: StoredRo
     net = np.where(market.fits(market.capacity), net, -np.inf)[:, 0]
     best = int(net.argmax())
     return catalogue.labels[best] if net[best] > 0 else None
+
+
+def plans_at_prices(
+    facts: Sequence[Mapping[str, Any]], catalogue: Catalogue, stored: StoredRound
+) -> tuple[Outlook, Doubles]:
+    """What every plan is expected to give, and what it is worth after prices, (K, n), under some configuration.
+
+    Args:
+        facts: explanations of decisions of one round.
+        catalogue: of the configuration to judge by, which need not be the one they were made under.
+
+    Raises:
+        KeyError: a decision excluded an option that the catalogue does not have.
+    """
+    market = _market(facts, catalogue, stored)
+    return market.outlook, market.worth(stored.strategy) - market.price(_by_account(stored.prices, catalogue))
 
 
 def replay_round(

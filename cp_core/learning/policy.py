@@ -32,7 +32,7 @@ class LearningPolicy(BaseModel):
         description="Latest days, which a candidate is judged by and knows nothing of.",
     )
     confidence: float = Field(
-        default=0.99, ge=0.9, lt=1, description="One-sided confidence of the bounds that decide."
+        default=0.95, ge=0.9, lt=1, description="One-sided confidence of the bounds that decide."
     )
     min_effective_n: float = Field(default=200, ge=30, description="Least judged outcomes, weighed by age.")
     max_open_share: float = Field(

@@ -26,10 +26,16 @@ OUR_ASSETS = [
     "token_calibration",
     "value_calibration",
     "cost_effectiveness",
+    "candidate_config",
+    "calibrated_config",
+    "learning_report",
 ]
 CALIBRATIONS = {"token_calibration", "value_calibration", "cost_effectiveness"}
-LEARNING = {"performance_metrics", "success_model", "experiment_results", *CALIBRATIONS}
-WINDOWED = {AssetKey(name) for name in {"experiment_results", *CALIBRATIONS}}  # learning looks back over days
+NIGHT = {"candidate_config", "calibrated_config", "learning_report"}
+LEARNING = {"performance_metrics", "success_model", "experiment_results", *CALIBRATIONS, *NIGHT}
+WINDOWED = {
+    AssetKey(name) for name in {"experiment_results", "candidate_config", *CALIBRATIONS}
+}  # learning looks back over days
 MARTS = ["executions", "models_per_day", "queue_health_per_day", "quota_use_per_day"]
 SPECS = sorted(defs.resolve_all_asset_specs(), key=lambda spec: spec.key)  # the same in every process
 GRAPH = defs.resolve_asset_graph()
@@ -89,6 +95,8 @@ def test_the_graph_is_that_of_the_design():
     assert upstream("success_model") == {"performance_metrics"}
     for name in CALIBRATIONS:
         assert upstream(name) == {"performance_metrics"}
+    assert "performance_metrics" in upstream("candidate_config")
+    assert upstream("calibrated_config") == {"candidate_config"}
 
 
 def test_materializing_a_day_of_an_asset_reads_the_same_day_of_what_is_upstream():

@@ -1,0 +1,51 @@
+"""Gates on what a candidate changes: something, and nothing by more than a night may change it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from cp_core.learning.gates.evidence import Evidence, Finding
+from cp_core.learning.learned import number_of
+from cp_core.scoring.config import Domain
+
+_ROUNDING = 1e-3
+
+
+def something_changed(evidence: Evidence) -> Finding:
+    """A candidate that is what is in force needs no promotion."""
+    changed = len(evidence.candidate.changes)
+    return Finding(changed > 0, f"{changed} numbers move" if changed else "nothing moves")
+
+
+def change_caps(evidence: Evidence) -> Finding:
+    """Measured on what would be decided by, however the candidate was made."""
+    moves = dict(_moves(evidence))
+    key, most = max(moves.items(), key=lambda move: move[1], default=("nothing", 0.0))
+    limit = evidence.policy.max_change
+    return Finding(
+        most <= limit * (1 + _ROUNDING),
+        f"{key} moves most, by {most:.1%}; a night may move a number by {limit:.0%}",
+        {"key": key, "share": most, "limit": limit},
+    )
+
+
+def _moves(evidence: Evidence) -> Iterator[tuple[str, float]]:
+    """By which share each number moves, by key."""
+    ground, learned = evidence.ground, evidence.candidate.learned
+    now, then = ground.expectations(), ground.expectations(learned)
+    for position, model in enumerate(now.models):
+        before, after = now.success[position], then.success[position]
+        yield f"success.{model}", float(np.max(np.abs(after - before) / np.maximum(before, 1e-9)))
+        for domain in Domain:
+            for kind in ("input", "output"):
+                old = getattr(ground.tokens_of(model, domain), kind)
+                new = getattr(ground.tokens_of(model, domain, learned), kind)
+                for which in ("mean", "median"):
+                    share = abs(getattr(new, which) / getattr(old, which) - 1)
+                    yield f"tokens.{model}.{domain}.{kind}.{which}", share
+    for key in learned.scoring.keys() | ground.learned.scoring.keys():
+        file = number_of(ground.scoring, key)
+        old, new = (each.scoring.get(key, file) for each in (ground.learned, learned))
+        yield f"scoring.{key}", abs(new / old - 1)

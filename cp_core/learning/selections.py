@@ -1,0 +1,106 @@
+"""Decisions made again with a candidate's predictions, at the prices they were made at: evidence for gates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cp_core.assignment.market import Catalogue
+from cp_core.assignment.replay import StoredRound, plans_at_prices
+from cp_core.learning.gates.selection import COLUMNS
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A decision that exploration could have drawn otherwise, and what came of it.
+
+    Attributes:
+        explanation: as stored, with the probability of each plan that could have been drawn.
+        delivered: value of the task if it ended well, else 0.
+        paid_usd: list price of all its attempts.
+    """
+
+    explanation: Mapping[str, Any]
+    propensity: float
+    delivered: float
+    paid_usd: float
+
+
+def selections_of(
+    rounds: Sequence[tuple[StoredRound, Sequence[Settled]]],
+    now: Catalogue,
+    then: Catalogue,
+    points_per_usd: float,
+) -> pd.DataFrame:
+    """What the candidate would have selected of the plans that could have been drawn.
+
+    Args:
+        now, then: catalogues of what is in force and of the candidate.
+        points_per_usd: weight of money in the reward.
+
+    Returns:
+        A row a decision, with columns `gates.selection.COLUMNS`; without decisions about options that no longer exist.
+    """
+    frames = [_of_round(stored, decisions, now, then, points_per_usd) for stored, decisions in rounds]
+    return pd.concat([pd.DataFrame(columns=list(COLUMNS)), *frames], ignore_index=True)
+
+
+def _of_round(
+    stored: StoredRound, decisions: Sequence[Settled], now: Catalogue, then: Catalogue, points_per_usd: float
+) -> pd.DataFrame:
+    place = {label: row for row, label in enumerate(now.labels)}
+    known = [one for one in decisions if _is_known(one, place, now)]
+    if not known or now.labels != then.labels:
+        return pd.DataFrame(columns=list(COLUMNS))
+    facts = [one.explanation for one in known]
+    (outlook_now, _), (outlook_then, net) = (
+        plans_at_prices(facts, catalogue, stored) for catalogue in (now, then)
+    )
+    rows = []
+    for task, one in enumerate(known):
+        drawable = {place[label]: float(p) for label, p in one.explanation["probabilities"].items()}
+        kept = max(drawable, key=lambda plan: drawable[plan])
+        decided = place[one.explanation["plan"]["plan"]]
+        chosen = max(drawable, key=lambda plan: (net[plan, task], plan == kept))
+        value = float(one.explanation["value_score"])
+        reward = [
+            value * float(outlook_now.success[plan, task])
+            - points_per_usd * float(outlook_now.list_usd[plan, task])
+            for plan in (decided, chosen)
+        ]
+        rows.append(
+            {
+                "domain": one.explanation["domain"],
+                "reward": one.delivered - points_per_usd * one.paid_usd,
+                "propensity": one.propensity,
+                "target": float(chosen == decided),
+                "predicted": reward[0],
+                "predicted_target": reward[1],
+                "kept_probability": drawable[kept],
+                "explored": decided != kept,
+                "success_before": outlook_then.success[kept, task],
+                "success_after": outlook_then.success[chosen, task],
+                "usd_before": outlook_then.list_usd[kept, task],
+                "usd_after": outlook_then.list_usd[chosen, task],
+                "seconds_before": outlook_then.seconds[kept, task],
+                "seconds_after": outlook_then.seconds[chosen, task],
+            }
+        )
+    return pd.DataFrame(rows).astype({"reward": np.float64, "target": np.float64})
+
+
+def _is_known(one: Settled, place: Mapping[str, int], catalogue: Catalogue) -> bool:
+    """Whether every plan and option that the decision speaks of still exists."""
+    options = {f"{option.model.name} ({option.funding.name})" for option in catalogue.options}
+    explanation = one.explanation
+    plans = [*explanation.get("probabilities", {}), explanation.get("plan", {}).get("plan", "")]
+    excluded = [label for labels in explanation.get("excluded", {}).values() for label in labels]
+    return (
+        bool(explanation.get("probabilities"))
+        and all(plan in place for plan in plans)
+        and options.issuperset(excluded)
+    )

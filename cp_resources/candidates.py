@@ -1,0 +1,238 @@
+"""A night's candidate: reads what it is made from and judged by, and keeps it with its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, timedelta
+from typing import Any, LiteralString
+from uuid import UUID
+
+import pandas as pd
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from cp_core.assignment.calibration import ModelTokens
+from cp_core.assignment.market import Catalogue
+from cp_core.assignment.replay import StoredRound
+from cp_core.assignment.strategies import Strategy
+from cp_core.learning.ability import tells_of_model
+from cp_core.learning.candidate import Change, Found, Ground, make_candidate
+from cp_core.learning.corrections import learn_success
+from cp_core.learning.decay import is_of_newest_version
+from cp_core.learning.experiments.verdict import ExperimentResults
+from cp_core.learning.gates.evidence import Evidence
+from cp_core.learning.selections import Settled, selections_of
+from cp_core.learning.token_calibration import TokenCell, calibrate_tokens
+from cp_core.scoring.config import Domain, ScoringConfig
+from cp_resources.assignment_store import spelled_out
+from cp_resources.champion import ConfigurationStore
+from cp_resources.configuration import Configuration
+from cp_resources.database import Database
+from cp_resources.learning_results import LearningResults
+from cp_resources.observations import Observations
+
+_MOST_DECISIONS = 20_000  # that are made again; beyond it, a choice by hash
+
+
+class Candidates:
+    """Makes candidates and their evidence, and keeps them in table config_candidates."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def make(self, day: date, in_force: Configuration) -> Evidence:
+        """The candidate of a day and what it is to be judged by.
+
+        It learns from the days of the window before the latest `holdout_days`, and is judged by those: a candidate that
+        knew the days it is judged by would prove nothing.
+
+        Args:
+            in_force: what it is made on.
+        """
+        policy = in_force.policies.learning
+        files = in_force.files
+        ground = Ground(files.registry, files.policies.prediction, files.scoring, in_force.learned)
+        rows = Observations(self._database).window(day, policy.window_days)
+        rows = rows[is_of_newest_version(rows)]
+        earlier = rows[rows["age_days"] >= policy.holdout_days]
+        later = rows[rows["age_days"] < policy.holdout_days]
+        bases = ConfigurationStore(self._database).scoring_of(earlier["config_hash"].dropna().unique())
+        found = _found(earlier, ground, policy.max_change, bases)
+        values = LearningResults(self._database).read(day, "value_calibration") or {}
+        found = found.model_copy(update={"scoring": {**values.get("scoring", {}), **found.scoring}})
+        candidate = make_candidate(found, ground, policy.max_change)
+        first = day - timedelta(days=policy.holdout_days - 1)
+        decided, ended = self._ends(first, day)
+        return Evidence(
+            ground=ground,
+            candidate=candidate,
+            policy=policy,
+            earlier=_judged(earlier),
+            later=_judged(later),
+            decided=decided,
+            ended=ended,
+            selections=self._selections(first, day, in_force, files.with_learned(candidate.learned)),
+            unbalanced=self._unbalanced(day),
+            seed=day.toordinal(),
+        )
+
+    def write(
+        self, day: date, version: str, against: str, changes: Sequence[Change], run_id: str | None
+    ) -> None:
+        """Keep a day's candidate in place of an earlier one of the day."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                """
+                INSERT INTO config_candidates (day, config_hash, champion_hash, changes, evidence, run_id)
+                VALUES (%s, %s, %s, %s, %s, %s)
+                ON CONFLICT (day) DO UPDATE SET config_hash = excluded.config_hash, champion_hash =
+                    excluded.champion_hash, changes = excluded.changes, evidence = excluded.evidence,
+                    run_id = excluded.run_id, made_at = now()
+                """,
+                [
+                    day,
+                    version,
+                    against,
+                    Jsonb([change.model_dump() for change in changes]),
+                    Jsonb({"changes": len(changes)}),
+                    run_id,
+                ],
+            )
+
+    def read(self, day: date) -> tuple[str, str, list[Change]] | None:
+        """Hash of a day's candidate, hash of what it was made on, and what it changes; None if there is none."""
+        found = self._database.fetch(
+            "SELECT config_hash, champion_hash, changes FROM config_candidates WHERE day = %s", [day]
+        )
+        if not found:
+            return None
+        version, against, changes = found[0]
+        return version, against, [Change.model_validate(change) for change in changes]
+
+    def later_than(self, day: date) -> date | None:
+        """The latest day after this one that has a candidate."""
+        [(latest,)] = self._database.fetch("SELECT max(day) FROM config_candidates WHERE day > %s", [day])
+        found: date | None = latest
+        return found
+
+    def _unbalanced(self, day: date) -> dict[str, float]:
+        """Experiments of the day whose arms did not get their shares: how unlikely that is."""
+        found = LearningResults(self._database).read(day, "experiment_results") or {}
+        results = ExperimentResults.model_validate(found).experiments if found else ()
+        return {one.experiment: one.sample_ratio_p for one in results if not one.has_right_ratio}
+
+    def _ends(self, first: date, last: date) -> tuple[int, int]:
+        [(decided, ended)] = self._database.fetch(_ENDS, [first, last])
+        return decided, ended
+
+    def _selections(
+        self, first: date, last: date, in_force: Configuration, candidate: Configuration
+    ) -> pd.DataFrame | None:
+        """None where the written policy selects: it does not look at predictions."""
+        if in_force.policies.assignment.strategy == Strategy.TIERED:
+            return None
+        parameters = {"first": first, "last": last, "most": _MOST_DECISIONS}
+        with self._database.transaction() as connection, connection.cursor(row_factory=dict_row) as cursor:
+            decisions = cursor.execute(_DECISIONS, parameters).fetchall()
+            batches = list({row["batch"] for row in decisions})
+            rounds = {row["id"]: row for row in cursor.execute(_ROUNDS, [batches]).fetchall()}
+        now, then = _catalogue(in_force), _catalogue(candidate)
+        return selections_of(
+            [(_round(rounds[batch]), settled) for batch, settled in _by_round(decisions)],
+            now,
+            then,
+            in_force.policies.objective.points_per_usd,
+        )
+
+
+def _found(
+    earlier: pd.DataFrame, ground: Ground, max_change: float, bases_of: Mapping[str, ScoringConfig]
+) -> Found:
+    """What the outcomes of the earlier days ask for."""
+    judged = _judged(earlier)
+    if judged.empty:
+        return Found()
+    in_force = ground.learned
+    tokens = calibrate_tokens(
+        earlier,
+        in_force.calibration,
+        in_force.apply_to(ground.scoring),
+        max_change=max_change,
+        bases_of=bases_of,
+    )
+    return Found(
+        success=learn_success(judged, ground.expectations()),
+        tokens=_whole_cells(tokens.cells, ground),
+        scoring=tokens.scoring,
+    )
+
+
+def _whole_cells(cells: Sequence[TokenCell], ground: Ground) -> dict[str, dict[Domain, ModelTokens]]:
+    """Factors as they were learned, before any cap: an interval whose ends moved by steps would not cover."""
+    found: dict[str, dict[Domain, ModelTokens]] = {}
+    for cell in cells:
+        by_domain = found.setdefault(cell.model, {})
+        before = by_domain.get(cell.domain, ground.tokens_of(cell.model, cell.domain))
+        by_domain[cell.domain] = before.model_copy(update={cell.kind: cell.factors})
+    return found
+
+
+def _judged(rows: pd.DataFrame) -> pd.DataFrame:
+    """Attempts that say something of the model: not those that the provider or the platform ended."""
+    return rows[tells_of_model(rows["reason"])]
+
+
+def _catalogue(configuration: Configuration) -> Catalogue:
+    policies = configuration.policies
+    return Catalogue(
+        configuration.registry,
+        policies.prediction,
+        policies.plans,
+        policies.objective,
+        configuration.learned.calibration,
+    )
+
+
+def _round(row: Mapping[str, Any]) -> StoredRound:
+    return StoredRound(
+        Strategy(row["strategy"]), row["seed"], row["prices"], {}, row["available"], row["lapsing"]
+    )
+
+
+def _by_round(decisions: Iterable[Mapping[str, Any]]) -> list[tuple[UUID, list[Settled]]]:
+    found: dict[UUID, list[Settled]] = {}
+    for row in decisions:
+        found.setdefault(row["batch"], []).append(
+            Settled(
+                explanation=spelled_out(row["explanation"], row["figures"], row["legend"]),
+                propensity=row["propensity"],
+                delivered=row["effective_score"] if row["succeeded"] else 0.0,
+                paid_usd=float(row["paid_usd"]),
+            )
+        )
+    return list(found.items())
+
+
+_ENDS: LiteralString = """
+    SELECT count(*), count(*) FILTER (WHERE t.state IN ('succeeded', 'failed', 'dead', 'cancelled'))
+    FROM tasks t
+    WHERE t.submission_day BETWEEN %s AND %s
+      AND EXISTS (SELECT FROM assignments a WHERE a.task = t.id AND a.outcome = 'assigned')
+"""
+_DECISIONS: LiteralString = """
+    SELECT a.batch, a.propensity, a.explanation, a.figures, b.legend, s.effective_score, came.succeeded, came.paid_usd
+    FROM assignments a
+    JOIN assignment_batches b ON b.id = a.batch
+    JOIN task_scores s ON s.task = a.task
+    JOIN LATERAL (
+        SELECT bool_or(e.state = 'succeeded') AS succeeded, sum(e.cost_usd) AS paid_usd,
+               bool_or(e.state = 'running') AS is_open, count(*) AS attempts
+        FROM executions e WHERE e.assignment = a.id
+    ) AS came ON came.attempts > 0 AND NOT came.is_open
+    WHERE a.submission_day BETWEEN %(first)s AND %(last)s AND a.outcome = 'assigned' AND a.propensity IS NOT NULL
+      AND a.path = 'batch' AND b.strategy <> 'tiered'
+    ORDER BY md5(a.decision_id::text) LIMIT %(most)s
+"""
+_ROUNDS: LiteralString = """
+    SELECT id, strategy, seed, prices, available, lapsing FROM assignment_batches WHERE id = ANY(%s)
+"""
