@@ -18,6 +18,7 @@ from cp_core.assignment.decision import Outcome
 from cp_core.assignment.grants import Grants, Terms, split
 from cp_core.quota.account import Unit
 from cp_resources import arrays
+from cp_resources.arms import expose
 from cp_resources.assignment_store import Facts, Stamp, quoted
 
 
@@ -43,6 +44,9 @@ def store_granted(
             "models": [terms[0].model for terms in grants.plans],
         },
     ).rowcount
+    if stamp.exposures:
+        given = [(facts.rows[task].task_id, stamp.exposures.get(task, ())) for task in grants.task.tolist()]
+        expose(connection, ((task_id, one) for task_id, exposures in given for one in exposures))
     if moved != count:
         raise RuntimeError(f"{count} locked tasks were decided, but {moved} could be moved")
 

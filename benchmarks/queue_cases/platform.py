@@ -87,7 +87,7 @@ def configuration() -> Configuration:
             "local": {"wire": "openai-chat", "base_url": "http://127.0.0.1:1/v1", "api_key_env": "LOCAL_KEY"}
         },
         "models": {name: {**model, "api_name": name} for name in MODELS},
-        "budgets": {"all": {"window": "monthly", "usd": 10**12}},
+        "budgets": {"all": {"window": "monthly", "usd": 10**9}},
     }
     return Configuration(
         registry=ModelRegistry.model_validate(registry),

@@ -377,6 +377,7 @@ def test_a_cancelled_command_tells_what_it_used_by_then(
             print('{"usage": {"input_tokens": 1000, "output_tokens": 500}}', flush=True)
             sys.exit(0)
         signal.signal(signal.SIGTERM, end)
+        sys.stdin.read()  # the prompt: the worker knows its command from then on
         open("ready", "w")
         time.sleep(600)
         """

@@ -182,6 +182,8 @@ def test_a_decision_that_is_undone_exposes_nobody(database: Database) -> None:
         def reserve(self, *_: Any, **__: Any) -> Any:
             raise RuntimeError("the machine stopped")
 
+        hold_all = reserve
+
     with pytest.raises(RuntimeError, match="stopped"):
         Assigner(database, BrokenLedger(database), config).assign_day(DAY)
     assert arms(database) == {}
