@@ -52,7 +52,7 @@ _REGISTRY = {
             ),
         }
     },
-    "budgets": {"all": {"window": "monthly", "usd": 10**13}},
+    "budgets": {"all": {"window": "monthly", "usd": 10**9}},
 }
 
 
