@@ -258,6 +258,8 @@ def _cells(attempts: pd.DataFrame, kind: str) -> list[TokenCell]:
             for domain, rows in of_model.groupby("domain", observed=True, sort=True)
             if (~rows["is_censored"]).sum() >= FEWEST
         }
+        if not by_domain:
+            continue  # enough of the model as a whole, in no domain
         means = _shrunk([_mean_with_error(*_arrays(rows)) for rows in by_domain.values()], centre)
         pooled = _spread(
             [(*_arrays(rows), mean) for rows, mean in zip(by_domain.values(), means, strict=True)]

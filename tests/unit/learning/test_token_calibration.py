@@ -63,6 +63,12 @@ def test_factors_say_what_a_model_takes_beyond_the_moved_base():
     assert cell_of(found).factors.median == pytest.approx(math.exp(-(SIGMA**2) / 2), abs=0.03)
 
 
+def test_a_model_with_enough_attempts_in_no_domain_has_no_factors():
+    thin = [attempts(8, 1.5, seed=n, domain=domain.value) for n, domain in enumerate(Domain)]
+    found = learn(pd.concat(thin, ignore_index=True))
+    assert (found.cells, found.tokens) == ((), {})
+
+
 def test_the_interval_of_a_cell_is_that_of_its_attempts():
     factors = cell_of(learn(attempts(4000, 1.0))).factors
     median, reach = math.exp(-(SIGMA**2) / 2), math.exp(SIGMA * 1.2816)
