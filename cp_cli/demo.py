@@ -33,6 +33,9 @@ BUNDLED_TASKS = PROJECT_ROOT / "config" / "demo_tasks.jsonl"
 SIMULATOR_SEED = 7
 LEARNING_SECONDS = 180
 
+_GATED = "candidate_config"
+"""The asset whose checks are gates: that they refuse is no fault."""
+
 
 def demo(
     tasks: Annotated[
@@ -52,8 +55,8 @@ def demo(
 ) -> None:
     """Run the main job on bundled tasks with simulated models, and report what came of it.
 
-    Exit code 0 only if every task reached a final state, the ledger verifies and every asset check passed or only
-    warned, as the gates of learning do that have too little to go by.
+    Exit code 0 only if every task reached a final state, the ledger verifies and every asset check passed; the gates
+    of learning may warn, because they have too little to go by.
     """
     from rich.console import Console
 
@@ -107,7 +110,9 @@ def _run(console: Console, stack: Stack, seconds: int) -> list[str]:
         checks = _checks(api)
         failed = [check for check in checks if not check.passed]
         problems += [
-            f"check {check.check} of {check.asset} failed" for check in failed if check.severity == "ERROR"
+            f"check {check.check} of {check.asset} failed"
+            for check in failed
+            if check.severity == "ERROR" or check.asset != _GATED
         ]
         verified = Ledger(database).verify()
         problems += [f"ledger: {difference}" for difference in verified.differences]
@@ -116,7 +121,7 @@ def _run(console: Console, stack: Stack, seconds: int) -> list[str]:
         console.print(
             f"Asset checks: {len(checks) - len(failed)} of {len(checks)} evaluations passed, in {len(api.runs())} runs."
         )
-        warned = sorted({f"{check.check} of {check.asset}" for check in failed if check.severity != "ERROR"})
+        warned = sorted({f"{check.check} of {check.asset}" for check in failed if check.asset == _GATED})
         if warned:
             console.print(f"Warned, which a few days of outcomes may well do: {', '.join(warned)}.")
     finally:
