@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cp_cli.tables import plain_table
+
 if TYPE_CHECKING:
     from cp_core.learning.backtest.outcomes import Outcomes
     from cp_core.learning.backtest.report import BacktestReport
@@ -126,7 +128,6 @@ def _tiers(path: Path, known: Outcomes) -> tuple[Tier, ...]:
 
 def _print(report: BacktestReport) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
     console.print(
@@ -135,18 +136,13 @@ def _print(report: BacktestReport) -> None:
     )
     for note in report.notes:
         console.print(f"note: {note}", markup=False)
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for number, column in enumerate(("single way to decide", "accuracy", "cost a task")):
-        table.add_column(column, justify="right" if number else "left")
+    table = plain_table("single way to decide", "accuracy", "cost a task")
     named = (report.random, report.tiered, report.accurate_sequence, report.frugal_sequence, report.oracle)
     for point in (*sorted(report.singles, key=lambda single: single.cost_usd), *named):
         table.add_row(point.name, f"{point.accuracy:.1%}", f"${point.cost_usd:.6g}")
     console.print(table)
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for number, column in enumerate(
-        ("curve", "AIQ shared range", "AIQ own range", f"cost ratio at {report.best_single}'s accuracy")
-    ):
-        table.add_column(column, justify="right" if number else "left")
+    ratio_at = f"cost ratio at {report.best_single}'s accuracy"
+    table = plain_table("curve", "AIQ shared range", "AIQ own range", ratio_at)
     for curve in (report.ours_with_escalation, report.ours, report.best_fixed_sequence, report.zero_router):
         ratio = curve.cost_ratio_at_best_single
         table.add_row(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cp_cli.tables import plain_table
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -64,17 +66,20 @@ def _print_json(breakers: Mapping[Scope, Breaker]) -> None:
 
 def _print_table(breakers: Mapping[Scope, Breaker]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table("provider", "model", "state", "since", "tried from", "reason", "last attempts")
+    table = plain_table(
+        *("provider", "model", "state", "since", "tried from", "reason", "last attempts"),
+        left=("model", "state", "since", "tried from"),
+        fold=("reason", "last attempts"),
+    )
     colours = {"closed": "green", "half-open": "yellow", "open": "bold red"}
     for scope, breaker in breakers.items():
         table.add_row(
             scope.provider,
             scope.model,
             f"[{colours[breaker.state]}]{breaker.state}[/]",
-            breaker.since.strftime("%Y-%m-%d %H:%M:%S") if breaker.since else "",
-            breaker.retry_at.strftime("%H:%M:%S UTC") if breaker.retry_at else "",
+            breaker.since.strftime("%m-%d %H:%M") if breaker.since else "",
+            breaker.retry_at.strftime("%H:%M:%S") if breaker.retry_at else "",
             breaker.reason or "",
             breaker.recent,
         )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cp_cli.tables import plain_table
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -153,9 +155,10 @@ def results(
 
 def _print_result(result: ExperimentResult) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table("arm", "metric", "units", "control", "arm's", "difference", "sequence", "p", "")
+    table = plain_table(
+        *("arm", "metric", "units", "control", "arm's", "difference", "sequence", "p", ""), fold=["metric"]
+    )
     for one in result.comparisons:
         standing = "" if not one.is_proven else "better" if one.is_better else "worse"
         table.add_row(
@@ -178,13 +181,13 @@ def _print_result(result: ExperimentResult) -> None:
 
 def _print_table(found: list[StoredExperiment]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table()
-    for column in ("experiment", "state"):
-        table.add_column(column, no_wrap=True)
-    for column in ("layer", "traffic", "arms", "started", "ended", "conclusion"):
-        table.add_column(column, overflow="fold")
+    table = plain_table(
+        *("experiment", "state", "layer", "traffic", "arms", "started", "ended", "conclusion"),
+        left=("state", "started", "ended"),
+        fold=("layer", "arms", "conclusion"),
+        gap=1,
+    )
     for one in found:
         definition = one.definition
         table.add_row(
@@ -193,8 +196,8 @@ def _print_table(found: list[StoredExperiment]) -> None:
             definition.layer,
             f"{definition.traffic:.0%}",
             ", ".join(f"{arm.name} {arm.weight}" for arm in definition.arms),
-            f"{one.started_at:%Y-%m-%d %H:%M}" if one.started_at else "",
-            f"{one.ended_at:%Y-%m-%d %H:%M}" if one.ended_at else "",
+            f"{one.started_at:%Y-%m-%d}" if one.started_at else "",
+            f"{one.ended_at:%Y-%m-%d}" if one.ended_at else "",
             one.conclusion or "",
         )
     Console().print(table)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cp_cli.tables import plain_table
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -65,14 +67,15 @@ def rank(
 
 def _print_table(ranking: pd.DataFrame, title: str) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table("model", "success", "80 % interval", "best with", "effective n", "judged by", title=title)
+    table = plain_table(
+        "model", "success", "80 % between", "best", "n", "judged by", left=["judged by"], title=title
+    )
     for row in ranking.to_dict("records"):
         table.add_row(
             str(row["model"]),
             f"{row['success']:.1%}",
-            f"{row['low']:.1%} to {row['high']:.1%}",
+            f"{row['low']:.0%} and {row['high']:.0%}",
             f"{row['probability_best']:.0%}",
             f"{row['effective_n']:.1f}",
             str(row["based_on"]),

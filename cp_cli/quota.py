@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cp_cli.tables import plain_table
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
@@ -70,15 +72,10 @@ def _print_json(accounts: Sequence[Account]) -> None:
 
 
 def _table(accounts: Sequence[Account]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("account", "window"):
-        table.add_column(name, no_wrap=True)
-    for name in ("limit", "used", "pending", "left"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in ("state", "resets (UTC)"):
-        table.add_column(name, no_wrap=True)
+    texts = ("window", "state", "resets (UTC)")
+    table = plain_table(
+        "account", "window", "limit", "used", "pending", "left", *texts[1:], left=texts, gap=1
+    )
     for account in accounts:
         amounts = (account.limit, account.used, account.pending, account.available)
         table.add_row(

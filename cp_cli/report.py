@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cp_cli.tables import plain_table
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import date
@@ -111,7 +113,7 @@ def _parts(figures: Report, accounts: Sequence[Account], ledger: LedgerReport) -
 
 def _tasks(figures: Report) -> Table:
     days = " to ".join(map(str, dict.fromkeys([*figures.days[:1], *figures.days[-1:]]))) or "on no day"
-    table = _table(f"Tasks submitted {days}", "state", "tasks")
+    table = plain_table("state", "tasks", title=f"Tasks submitted {days}")
     for state, count in figures.by_state.items():
         table.add_row(state, f"{count:,}")
     table.add_section()
@@ -122,9 +124,8 @@ def _tasks(figures: Report) -> Table:
 
 
 def _models(figures: Report) -> Table:
-    table = _table(
-        "Models",
-        *("model", "tries", "success", "quality", "input", "output", "list", "billed"),
+    table = plain_table(
+        *("model", "tries", "success", "quality", "input", "output", "list", "billed"), title="Models"
     )
     for line in figures.models:
         table.add_row(
@@ -152,8 +153,9 @@ def _models(figures: Report) -> Table:
 
 def _stages(figures: Report) -> Table:
     """What came of trying a plan's models in order; a later stage is an escalation."""
-    table = _table(
-        "Stages of plans", *("stage", "tries", "success", "not good enough", "quality", "list", "billed")
+    table = plain_table(
+        *("stage", "tries", "success", "not good enough", "quality", "list", "billed"),
+        title="Stages of plans",
     )
     for line in figures.stages:
         table.add_row(
@@ -169,7 +171,7 @@ def _stages(figures: Report) -> Table:
 
 
 def _quotas(accounts: Sequence[Account]) -> Table:
-    table = _table("Quota", "account", "limit", "used", "reserved", "left", "state")
+    table = plain_table("account", "limit", "used", "reserved", "left", "state", title="Quota")
     for account in accounts:
         show = "${:,.2f}".format if account.unit == "usd" else _tokens
         table.add_row(
@@ -185,9 +187,9 @@ def _quotas(accounts: Sequence[Account]) -> Table:
 
 def _estimates(figures: Report) -> Table:
     estimates = figures.estimates
-    table = _table(
-        f"Token estimates against {estimates.tasks:,} attempts that succeeded",
+    table = plain_table(
         *("", "total / expected", "median task / median", "in 80 % interval"),
+        title=f"Token estimates against {estimates.tasks:,} attempts that succeeded",
     )
     table.add_row(
         "input",
@@ -208,23 +210,6 @@ def _verdict(ledger: LedgerReport) -> str:
     if ledger.balanced:
         return f"Ledger: [green]balanced[/green], {ledger.accounts} accounts recomputed from their transfers."
     return "\n".join(["Ledger: [red]NOT balanced[/red]", *(f"  {line}" for line in ledger.differences)])
-
-
-def _table(title: str, *columns: str) -> Table:
-    from rich.table import Table
-
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        header_style="dim",
-        box=None,
-        padding=(0, 2, 0, 0),
-        min_width=len(title),
-    )
-    for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position == 0 else "right", no_wrap=True)
-    return table
 
 
 def _tokens(count: int | Decimal) -> str:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cp_cli.tables import plain_table
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -87,7 +89,6 @@ def _score_now(task_id: str, database: Database, settings: Settings) -> None:
 
 def _factors(stored: dict[str, Any]) -> Table:
     from rich.markup import escape
-    from rich.table import Table
 
     from cp_core.printable import printable
 
@@ -101,9 +102,8 @@ def _factors(stored: dict[str, Any]) -> Table:
         ("x domain", stored["domain_factor"], f"{stored['domain']}, from {stored['domain_source']}"),
         ("x risk", stored["risk_factor"], stored["risk"]),
     ]
-    table = Table("factor", title=f"{escape(stored['task_id'])} ({stored['state']})", title_justify="left")
-    table.add_column("value", justify="right")
-    table.add_column("because", overflow="fold")
+    title = f"{escape(stored['task_id'])} ({stored['state']})"
+    table = plain_table("factor", "value", "because", fold=["because"], title=title)
     for name, value, because in rows:
         table.add_row(name, f"{value:g}", because)
     table.add_section()
@@ -126,11 +126,8 @@ def _formula(stored: dict[str, Any]) -> str:
 
 
 def _tokens(stored: dict[str, Any]) -> Table:
-    from rich.table import Table
 
-    table = Table("tokens", title="Estimate", title_justify="left")
-    for column in ("median", "80 % between", "mean (planned)"):
-        table.add_column(column, justify="right")
+    table = plain_table("tokens", "median", "80 % between", "mean (planned)", title="Estimate")
     for kind in ("input", "output"):
         table.add_row(
             kind,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cp_cli.tables import plain_table
+
 if TYPE_CHECKING:
     from cp_core.assignment.strategies import Strategy
     from cp_resources.stress_report import StressReport
@@ -113,15 +115,12 @@ def _strategy(name: str) -> Strategy:
 
 def _print(found: StressReport, before: StressReport | None) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     from cp_resources.stress_report import differences, lines
 
     console = Console()
     console.print(f"Stress run of {found.made_at}")
-    table = Table("figure")
-    for name in ("before", "after", "ratio") if before else ("value",):
-        table.add_column(name, justify="right")
+    table = plain_table("figure", *(("before", "after", "ratio") if before else ("value",)))
     for line in lines(found, before):
         table.add_row(*(line if before else (line.figure, line.after)))
     console.print(table)

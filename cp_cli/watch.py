@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cp_cli.tables import plain_table
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
@@ -80,7 +82,7 @@ def _parts(seen: Progress) -> list[RenderableType]:
 
 
 def _models(seen: Progress) -> Table:
-    table = _table("model", "running", "succeeded", "failed", "a minute", "USD")
+    table = plain_table("model", "running", "succeeded", "failed", "a minute", "USD")
     for line in seen.models:
         figures = (line.running, line.succeeded, line.failed, line.per_minute)
         table.add_row(line.model, *(f"{figure:,}" for figure in figures), f"{line.cost_usd:,.2f}")
@@ -88,7 +90,7 @@ def _models(seen: Progress) -> Table:
 
 
 def _drains(seen: Progress) -> Table:
-    table = _table("worker", "day", "process", "holds", "attempts", "heard of")
+    table = plain_table("worker", "day", "process", "holds", "attempts", "heard of")
     for drain in seen.drains:
         ago = f"{_time(drain.beat_seconds_ago)} ago"
         table.add_row(
@@ -99,15 +101,6 @@ def _drains(seen: Progress) -> Table:
             f"{drain.attempts:,}",
             f"[red]{ago}: dead?[/]" if drain.is_stale else ago,
         )
-    return table
-
-
-def _table(*columns: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
-    for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position == 0 else "right", no_wrap=True)
     return table
 
 
