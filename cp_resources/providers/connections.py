@@ -1,59 +1,36 @@
 """The HTTP connections to a provider: opened, lent to one call at a time, kept while they are of use, closed.
 
-Most calls go over a bare HTTP/1.1 connection of httpcore, which is what httpx itself stands on: a client's own layers
-(cookies, redirects, authentication, a pool) do nothing for such a call and cost as much as the call. Where httpx does
-something for it, obey a proxy or check the address, the call goes through a client.
+Most calls go over a bare HTTP/1.1 connection: the layers of a client (cookies, redirects, authentication, a pool) do
+nothing for such a call and cost several times as much as it. Where a client does something for it, obey a proxy or
+check the address, the call goes through httpx.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 from urllib.request import getproxies
 
-import httpcore
 import httpx
 from httpx_secure import httpx_ssrf_protection
 
 from cp_core.execution.addresses import Address, may_be_called
 from cp_core.execution.policy import ExecutionPolicy
 from cp_core.tasks.reasons import Reason
+from cp_resources.providers.http1 import KEEPALIVE_SECONDS, Http1Connection, Incoming, Timeouts
 from cp_resources.providers.wire import ProviderError
-
-KEEPALIVE_SECONDS = 4.0
-"""Below the five seconds after which common servers close an idle connection."""
 
 SILENCE_ERRORS = (
     httpx.ReadTimeout,
     httpx.WriteTimeout,
     httpx.PoolTimeout,
-    httpcore.ReadTimeout,
-    httpcore.WriteTimeout,
 )
 """What a call raises when the other side is silent for too long."""
-CONNECTION_ERRORS = (
-    httpx.HTTPError,
-    httpcore.NetworkError,
-    httpcore.ProtocolError,
-    httpcore.TimeoutException,
-    httpcore.UnsupportedProtocol,
-)
+CONNECTION_ERRORS = (httpx.HTTPError,)
 """What it raises when there is no connection, or one that breaks."""
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """An answer that has begun. Header names are in lower case; `chunks` are as they come over the wire."""
-
-    status: int
-    headers: Mapping[str, str]
-    chunks: AsyncIterable[bytes]
-    close: Callable[[], Awaitable[None]]
 
 
 class Connection(Protocol):
@@ -134,7 +111,9 @@ class Connections:
             await connection.aclose()
         if self._through_proxy or self._guarded is not None:
             return _ThroughClient(self._client())
-        return _Direct(url, self._tls, _timeouts(self._policy))
+        policy = self._policy
+        timeouts = Timeouts(connect=policy.connect_timeout_seconds, silence=policy.read_timeout_seconds)
+        return Http1Connection(self._tls, timeouts)
 
     def _client(self) -> httpx.AsyncClient:
         client = httpx.AsyncClient(
@@ -143,7 +122,9 @@ class Connections:
             trust_env=self._through_proxy,
             verify=self._tls,
             limits=httpx.Limits(max_connections=1, keepalive_expiry=KEEPALIVE_SECONDS),
-            timeout=httpx.Timeout(**_timeouts(self._policy)),
+            timeout=httpx.Timeout(
+                self._policy.read_timeout_seconds, connect=self._policy.connect_timeout_seconds
+            ),
         )
         if self._guarded is None:
             return client
@@ -162,36 +143,6 @@ class Connections:
 def tls_context() -> ssl.SSLContext:
     """How certificates are verified: always, against the usual authorities or those of SSL_CERT_FILE."""
     return httpx.create_ssl_context()
-
-
-class _Direct:
-    """A connection of httpcore."""
-
-    def __init__(self, url: str, tls: ssl.SSLContext, timeouts: Mapping[str, float]) -> None:
-        self._origin = _target(url).url.origin
-        self._http = httpcore.AsyncHTTPConnection(self._origin, tls, keepalive_expiry=KEEPALIVE_SECONDS)
-        self._extensions = {"timeout": dict(timeouts)}
-
-    def may_serve(self, url: str) -> bool:
-        is_ready = self._http.is_available() and not self._http.has_expired()
-        return is_ready and self._http.can_handle_request(_target(url).url.origin)
-
-    async def send(
-        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
-    ) -> Incoming:
-        target = _target(url)
-        sent = [*target.headers, *((name.encode(), value.encode("ascii")) for name, value in headers.items())]
-        if content is not None:
-            sent.append((b"content-length", str(len(content)).encode()))
-        request = httpcore.Request(
-            method, target.url, headers=sent, content=content, extensions=self._extensions
-        )
-        response = await self._http.handle_async_request(request)
-        received = _received(response.headers)
-        return Incoming(response.status, received, response.aiter_stream(), response.aclose)
-
-    async def aclose(self) -> None:
-        await self._http.aclose()
 
 
 class _ThroughClient:
@@ -214,47 +165,5 @@ class _ThroughClient:
         await self._client.aclose()
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """An address as httpcore takes it, and the headers that every call to it carries."""
-
-    url: httpcore.URL
-    headers: tuple[tuple[bytes, bytes], ...]
-
-
-@lru_cache(maxsize=256)
-def _target(url: str) -> _Target:
-    parsed = httpx.URL(url)
-    return _Target(
-        httpcore.URL(
-            scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=parsed.raw_path
-        ),
-        (
-            (b"host", parsed.netloc),
-            (b"accept", b"*/*"),
-            (b"user-agent", f"python-httpx/{httpx.__version__}".encode()),
-        ),
-    )
-
-
-def _received(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Headers by name in lower case; one that comes twice is one with a comma, as the standard has it."""
-    received: dict[str, str] = {}
-    for raw_name, raw_value in headers:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        received[name] = f"{received[name]}, {value}" if name in received else value
-    return received
-
-
 def _has_proxy() -> bool:
     return bool(getproxies().keys() & {"http", "https", "all"})
-
-
-def _timeouts(policy: ExecutionPolicy) -> dict[str, float]:
-    silence = policy.read_timeout_seconds
-    return {
-        "connect": policy.connect_timeout_seconds,
-        "read": silence,
-        "write": silence,
-        "pool": silence,
-    }
