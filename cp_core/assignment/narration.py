@@ -77,12 +77,7 @@ def _lines(explanation: Mapping[str, Any], reason: Reason | None) -> Iterator[st
         f"expected tokens: {tokens['input_mean']:,} in (up to {tokens['input_high']:,}), "
         f"{tokens['output_mean']:,} out (up to {tokens['output_high']:,})"
     )
-    if reason is not None:
-        yield f"not assigned: {reason}, {meaning(reason)}"
-    if "deadline" in explanation:
-        yield f"deadline: {explanation['deadline']}"
-    if "dependencies" in explanation:
-        yield f"depends on: {', '.join(explanation['dependencies'])}"
+    yield from _conditions(explanation, reason)
     if explanation.get("candidates"):
         yield "may be given, most preferred first:"
         yield from map(_candidate, explanation["candidates"])
@@ -97,6 +92,16 @@ def _lines(explanation: Mapping[str, Any], reason: Reason | None) -> Iterator[st
             yield f"  {account}: {_remaining(account, standing['remaining'])} left, {standing['state']}"
 
 
+def _conditions(explanation: Mapping[str, Any], reason: Reason | None) -> Iterator[str]:
+    """What stands in a task's way, or may."""
+    if reason is not None:
+        yield f"not assigned: {reason}, {meaning(reason)}"
+    if "deadline" in explanation:
+        yield f"deadline: {explanation['deadline']}"
+    if "dependencies" in explanation:
+        yield f"depends on: {', '.join(explanation['dependencies'])}"
+
+
 def _market_lines(explanation: Mapping[str, Any], reason: Reason | None) -> Iterator[str]:
     """The lines of a decision that prices settled."""
     yield (
@@ -108,12 +113,7 @@ def _market_lines(explanation: Mapping[str, Any], reason: Reason | None) -> Iter
         f"expected tokens: {explanation['input_mean']:,.0f} in (median {explanation['input_median']:,.0f}), "
         f"{explanation['output_mean']:,.0f} out (median {explanation['output_median']:,.0f})"
     )
-    if reason is not None:
-        yield f"not assigned: {reason}, {meaning(reason)}"
-    if "deadline" in explanation:
-        yield f"deadline: {explanation['deadline']}"
-    if "dependencies" in explanation:
-        yield f"depends on: {', '.join(explanation['dependencies'])}"
+    yield from _conditions(explanation, reason)
     if "plan" in explanation:
         yield "chosen:" if reason is None else "was to be given:"
         yield _weighed(explanation["plan"])
