@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import LiteralString, Self
 
@@ -41,7 +42,7 @@ MARK = "CP_STACK"
 READY_SECONDS = 180
 """How long Dagster may take to load the code location and to answer."""
 STOP_SECONDS = 20
-"""How long a process may end in its own way before it is killed."""
+"""How long a process may end in its own way before it is killed, beyond what execution.drain_seconds gives a run."""
 POLL_SECONDS = 0.1
 DATABASE_CHECK_SECONDS = 2.0
 
@@ -91,6 +92,7 @@ class Stack:
         self._server_checked = 0.0
         self._closing = ExitStack()
         self._hurry = False
+        self._stop_seconds: float = STOP_SECONDS
 
     def __enter__(self) -> Self:
         try:
@@ -123,11 +125,15 @@ class Stack:
         home = self.settings.home
         if self.settings.redis_url is not None:
             require_scale_out(self.settings)
-        load_configuration(self.settings.config_dir)  # each run reads it anew: a mistake is better said now
+        configuration = load_configuration(
+            self.settings.config_dir
+        )  # each run reads it anew: better said now
+        self._stop_seconds = STOP_SECONDS + configuration.policies.execution.drain_seconds
         _make_folder(self.logs, "CP_HOME")
         _make_folder(self.settings.inbox, "CP_INBOX_DIR" if self.settings.inbox_dir else "CP_HOME")
         self._closing.enter_context(_only_one(home, self.webserver_url if self._webserver else None))
-        _stop_processes(lambda: processes_of(home), lambda: False)  # left by a stack that was killed
+        # left by a stack that was killed
+        _stop_processes(partial(processes_of, home), lambda: False, self._stop_seconds)
         if self._webserver:
             _require_free(self._port)
         if self.settings.database_url is None:
@@ -215,7 +221,7 @@ class Stack:
         """Stop Dagster first and the simulator last, so that no run fails for want of an answer."""
         home = self.settings.home
         for names in (("webserver", "daemon", "interrupted-runs"), ("simulator",)):
-            _stop_processes(lambda names=names: processes_of(home, names), lambda: self._hurry)  # type: ignore[misc]
+            _stop_processes(partial(processes_of, home, names), lambda: self._hurry, self._stop_seconds)
         for child in self._children:
             child.process.wait()
 
@@ -309,10 +315,12 @@ def _only_one(home: Path, webserver_url: str | None) -> Iterator[None]:
         yield
 
 
-def _stop_processes(find: Callable[[], list[psutil.Process]], is_hurried: Callable[[], bool]) -> None:
-    """Ask processes to end, and kill those that have not after `STOP_SECONDS`."""
+def _stop_processes(
+    find: Callable[[], list[psutil.Process]], is_hurried: Callable[[], bool], seconds: float
+) -> None:
+    """Ask processes to end, and kill those that have not after `seconds`."""
     asked: set[int] = set()
-    patience = time.monotonic() + STOP_SECONDS
+    patience = time.monotonic() + seconds
     while processes := find():
         for process in processes:
             with suppress(psutil.NoSuchProcess):

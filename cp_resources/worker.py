@@ -45,7 +45,7 @@ from cp_resources.progress import DrainLog
 from cp_resources.providers.endpoint import require_keys
 from cp_resources.request_log import kept_by, request_log
 from cp_resources.settings import Settings
-from cp_resources.worker_kinds import CutOffError, WorkerKind
+from cp_resources.worker_kinds import CutOffError, NotBegunError, WorkerKind
 from cp_resources.worker_kinds.by_provider import WorkersByProvider
 
 PREFETCH = 2
@@ -215,6 +215,7 @@ class _Held:
         begun: a call was made, and may be billed.
         ended: the attempt has a result, which is recorded or about to be.
         called_off: who wants the task cancelled, and why.
+        cut_off: what is known of an attempt that ended because this worker does.
     """
 
     claimed: ClaimedTask
@@ -223,6 +224,7 @@ class _Held:
     begun: bool = False
     ended: bool = False
     called_off: str | None = None
+    cut_off: AttemptResult | None = None
     attempt: asyncio.Task[None] | None = None
 
 
@@ -468,6 +470,8 @@ class _Drain:
                 await asyncio.Event().wait()  # until it is given back, or called off
         except asyncio.CancelledError as cut:
             if held.called_off is None:
+                held.begun = held.begun and not isinstance(cut, NotBegunError)
+                held.cut_off = cut.result if isinstance(cut, CutOffError) else None
                 raise
             known = cut.result if isinstance(cut, CutOffError) else AttemptResult(Reason.CANCELLED)
             result = replace(known, error=held.called_off)
@@ -607,9 +611,18 @@ class _Drain:
         await asyncio.gather(recorder, return_exceptions=True)
         while self._results:  # the recorder failed, or was cancelled with everything else
             await self._record_batch()
-        await self._call(self._store.abandon, self._owner, [held.claimed for held in cut_off])
+        await self._give_up(cut_off)
         if unbegun or cut_off:
             self._log.info("leases given back", not_begun=len(unbegun), cut_off=len(cut_off))
+
+    async def _give_up(self, cut_off: Sequence[_Held]) -> None:
+        """Give back tasks whose attempt was cut off, and charge what is known of their use."""
+        waiting = [held.claimed for held in cut_off if not held.begun]
+        await self._call(self._store.release, self._owner, waiting)
+        await self._call(self._store.abandon, self._owner, [held.claimed for held in cut_off if held.begun])
+        known = [Finished(held.claimed, held.cut_off) for held in cut_off if held.cut_off]
+        if known:
+            await self._call(self._store.complete, self._owner, known)  # as with any answer that comes late
 
     async def _until_ended(self, attempts: Sequence[asyncio.Task[None]], patience: float) -> None:
         """Wait until all have ended, `patience` seconds at most, and no longer than until a second signal."""

@@ -24,6 +24,10 @@ class CutOffError(asyncio.CancelledError):
         self.result = result
 
 
+class NotBegunError(asyncio.CancelledError):
+    """An attempt was cancelled while it still waited for its turn: nothing of it had begun."""
+
+
 class WorkerKind(Protocol):
     """Makes attempts at the tasks of some providers' models."""
 
@@ -35,7 +39,8 @@ class WorkerKind(Protocol):
     async def attempt(self, claimed: ClaimedTask, *, seconds: float) -> AttemptResult:
         """Make one attempt, without retrying. Every failure is a result; only cancelling raises.
 
-        A cancelled attempt ends what it began outside, and raises `CutOffError` where it can tell the use.
+        A cancelled attempt ends what it began outside, and raises `CutOffError` where it can tell the use, or
+        `NotBegunError`.
 
         Args:
             seconds: how long it may take, by the task's deadline; a kind may have a lower limit of its own.

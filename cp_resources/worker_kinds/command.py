@@ -41,7 +41,7 @@ from cp_core.models.registry import ModelRegistry, Provider, Wire
 from cp_core.tasks.reasons import Reason
 from cp_resources.executions import ClaimedTask
 from cp_resources.settings import Settings
-from cp_resources.worker_kinds import CutOffError
+from cp_resources.worker_kinds import CutOffError, NotBegunError
 
 RUN_MARK = "CONTROL_PANEL_RUN"
 """Variable that every process of a run inherits, also one that has left its group and its parents."""
@@ -111,6 +111,8 @@ class CommandWorker:
         except TimeoutError:
             error = f"the deadline came while another task was at work in {folder}"
             return AttemptResult(Reason.TIMEOUT, error=error)
+        except asyncio.CancelledError as cancelled:
+            raise NotBegunError from cancelled
         try:
             return await self._run(claimed, provider, folder, seconds - (time.monotonic() - waited_from))
         finally:
