@@ -27,6 +27,7 @@ from cp_assets.registry import model_registry, model_registry_checks
 from cp_resources.configurable import (
     ConfigurationResource,
     DatabaseResource,
+    ObservationsResource,
     SettingsResource,
     dbt_resource,
 )
@@ -44,7 +45,7 @@ def build_defs(**resources: object) -> Definitions:
     """The code location.
 
     Args:
-        resources: each replaces the resource of its name (settings, database, configuration or dbt) by
+        resources: each replaces the resource of its name (settings, database, configuration, observations or dbt) by
             another resource, or by the plain object that it would give out.
     """
     settings = Settings()
@@ -90,6 +91,7 @@ def build_defs(**resources: object) -> Definitions:
             "settings": SettingsResource(),
             "database": database,
             "configuration": ConfigurationResource(database=database),
+            "observations": ObservationsResource(database=database),
             "dbt": dbt_resource(settings),
             **resources,
         },

@@ -61,17 +61,17 @@ def main() -> None:
 
 
 def _measure(database: Database, strategy: Strategy, tasks: pd.DataFrame) -> None:
-    configuration = _configuration(strategy, len(tasks))
+    configuration = with_quota_for(strategy, len(tasks))
     day = lay_in_queue(database, tasks)
-    server = _server(database)
-    used = _cpu_seconds(server)
+    server = server_of(database)
+    used = cpu_seconds(server)
     began, cpu = time.perf_counter(), time.process_time()
     ScoreStore(database).score_day(day, configuration)
     scored = time.perf_counter()
     ledger = Ledger(database)
     summary = Assigner(database, ledger, configuration).assign_day(day)
     ended, cpu = time.perf_counter(), time.process_time() - cpu
-    used = _cpu_seconds(server) - used
+    used = cpu_seconds(server) - used
     if summary.decided != len(tasks) or not ledger.verify().balanced:
         raise SystemExit(f"{strategy}: {summary}; every task must be decided, and the ledger must balance")
     case = f"tasks={len(tasks)},strategy={strategy}"
@@ -88,22 +88,8 @@ def _measure(database: Database, strategy: Strategy, tasks: pd.DataFrame) -> Non
     note(f"{case}: {summary}; read {read:.2f} s, decide {decide:.2f} s, store {store:.2f} s")
 
 
-def _server(database: Database) -> psutil.Process:
-    """The server's first process, the parent of those that serve connections."""
-    [(served_by,)] = database.fetch("SELECT pg_backend_pid()")
-    return psutil.Process(psutil.Process(served_by).ppid())
-
-
-def _cpu_seconds(server: psutil.Process) -> float:
-    """CPU time of all processes of the server so far, those that have ended too."""
-    seconds = sum(server.cpu_times()[:4])
-    for process in server.children():
-        with suppress(psutil.Error):
-            seconds += sum(process.cpu_times()[:2])
-    return float(seconds)
-
-
-def _configuration(strategy: Strategy, tasks: int) -> Configuration:
+def with_quota_for(strategy: Strategy, tasks: int) -> Configuration:
+    """The shipped configuration under a strategy, with quotas raised so that most of the tasks get a plan."""
     shipped = load_configuration(ROOT / "config")
     factor = max(1, tasks // QUOTA_FOR)
     registry = shipped.registry.model_dump()
@@ -118,6 +104,21 @@ def _configuration(strategy: Strategy, tasks: int) -> Configuration:
         registry=type(shipped.registry).model_validate(registry),
         policies=shipped.policies.model_copy(update={"assignment": assignment}),
     )
+
+
+def server_of(database: Database) -> psutil.Process:
+    """The server's first process, the parent of those that serve connections."""
+    [(served_by,)] = database.fetch("SELECT pg_backend_pid()")
+    return psutil.Process(psutil.Process(served_by).ppid())
+
+
+def cpu_seconds(server: psutil.Process) -> float:
+    """CPU time of all processes of the server so far, those that have ended too."""
+    seconds = sum(server.cpu_times()[:4])
+    for process in server.children():
+        with suppress(psutil.Error):
+            seconds += sum(process.cpu_times()[:2])
+    return float(seconds)
 
 
 def lay_in_queue(database: Database, tasks: pd.DataFrame) -> date:

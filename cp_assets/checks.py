@@ -23,6 +23,7 @@ from cp_assets.partitions import day_checked
 from cp_assets.presentation import table
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
+from cp_resources.observations import Observations
 
 SHOWN = 10
 """Most findings that a check lists in its metadata."""
@@ -63,6 +64,7 @@ class Scope:
 
     database: Database
     configuration: Configuration
+    observations: Observations
     day: date | None
 
     def search(self, query: LiteralString, **parameters: object) -> Findings:
@@ -128,8 +130,9 @@ def checks_of(asset: str, checks: Sequence[Check]) -> AssetChecksDefinition:
         context: AssetCheckExecutionContext,
         database: ResourceParam[Database],
         configuration: ResourceParam[Configuration],
+        observations: ResourceParam[Observations],
     ) -> Iterator[AssetCheckResult]:
-        scope = Scope(database, configuration, day_checked(context))
+        scope = Scope(database, configuration, observations, day_checked(context))
         for name in sorted(key.name for key in context.selected_asset_check_keys):
             yield by_name[name].evaluate(scope, asset)
 

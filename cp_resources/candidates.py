@@ -29,7 +29,6 @@ from cp_resources.champion import ConfigurationStore
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.learning_results import LearningResults
-from cp_resources.observations import Observations
 
 _MOST_DECISIONS = 20_000  # that are made again; beyond it, a choice by hash
 
@@ -40,7 +39,7 @@ class Candidates:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def make(self, day: date, in_force: Configuration) -> Evidence:
+    def make(self, day: date, in_force: Configuration, rows: pd.DataFrame) -> Evidence:
         """The candidate of a day and what it is to be judged by.
 
         It learns from the days of the window before the latest `holdout_days`, and is judged by those: a candidate that
@@ -48,11 +47,11 @@ class Candidates:
 
         Args:
             in_force: what it is made on.
+            rows: outcomes of the window that ends with the day.
         """
         policy = in_force.policies.learning
         files = in_force.files
         ground = Ground(files.registry, files.policies.prediction, files.scoring, in_force.learned)
-        rows = Observations(self._database).window(day, policy.window_days)
         rows = rows[is_of_newest_version(rows)]
         earlier = rows[rows["age_days"] >= policy.holdout_days]
         later = rows[rows["age_days"] < policy.holdout_days]
@@ -227,7 +226,7 @@ _DECISIONS: LiteralString = """
     JOIN LATERAL (
         SELECT bool_or(e.state = 'succeeded') AS succeeded, sum(e.cost_usd) AS paid_usd,
                bool_or(e.state = 'running') AS is_open, count(*) AS attempts
-        FROM executions e WHERE e.assignment = a.id
+        FROM executions e WHERE e.task = a.task AND e.assignment = a.id -- the index is the task's
     ) AS came ON came.attempts > 0 AND NOT came.is_open
     WHERE a.submission_day BETWEEN %(first)s AND %(last)s AND a.outcome = 'assigned' AND a.propensity IS NOT NULL
       AND a.path = 'batch' AND b.strategy <> 'tiered'

@@ -14,6 +14,7 @@ from dagster_dbt import DbtCliResource
 
 from cp_resources.configuration import Configuration, load_configuration
 from cp_resources.database import Database
+from cp_resources.observations import Observations
 from cp_resources.settings import Settings
 
 
@@ -51,6 +52,16 @@ class ConfigurationResource(ConfigurableResource[Configuration]):
         from cp_resources.champion import ConfigurationStore
 
         return ConfigurationStore(self.database).in_force(load_configuration(Settings().config_dir))
+
+
+class ObservationsResource(ConfigurableResource[Observations]):
+    """What came of executions: read once a run, so that all assets of it look at the same outcomes."""
+
+    database: ResourceDependency[Database]
+
+    def create_resource(self, context: InitResourceContext) -> Observations:
+        """Nothing is read before it is asked for."""
+        return Observations(self.database)
 
 
 def dbt_resource(settings: Settings) -> DbtCliResource:

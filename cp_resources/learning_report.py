@@ -27,7 +27,6 @@ from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.gate_results import GateResults
 from cp_resources.learning_results import LearningResults
-from cp_resources.observations import Observations
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,12 +54,11 @@ class LearningReports:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def make(self, day: date, configuration: Configuration) -> list[Section]:
-        """The sections of a day's report, from what is stored."""
+    def make(self, day: date, configuration: Configuration, rows: pd.DataFrame) -> list[Section]:
+        """The sections of a day's report, from what is stored and the outcomes of the window that ends with the day."""
         made = Candidates(self._database).read(day)
         version, changes = (made[0], made[2]) if made else (None, [])
         verdicts = GateResults(self._database).latest(version, day) if version else {}
-        rows = Observations(self._database).window(day, configuration.policies.learning.window_days)
         return [
             self._in_short(day, version, changes, verdicts, len(rows)),
             _gates(verdicts),

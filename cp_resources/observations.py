@@ -5,130 +5,159 @@ Read from the tables themselves, so that what came in late counts the next time 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
-from io import BytesIO
-from typing import LiteralString
+from typing import Any, LiteralString
 
+import numpy as np
 import pandas as pd
+import psycopg
+from numpy.typing import NDArray
 from psycopg import sql
 
 from cp_core.learning.censoring import CENSORED
+from cp_resources.columns import Number, read_columns
 from cp_resources.database import Database
 
-_COPY: LiteralString = """
-COPY (
-    WITH versions AS MATERIALIZED (
+_SOURCE: LiteralString = """
+    FROM cp.executions e
+    JOIN cp.tasks t ON t.id = e.task AND t.submission_day BETWEEN {first} AND {last}
+    JOIN cp.task_scores s ON s.task = e.task AND s.submission_day BETWEEN {first} AND {last}
+    JOIN cp.assignments a ON a.id = e.assignment AND a.submission_day BETWEEN {first} AND {last}
+    LEFT JOIN (
         SELECT config_hash, declared.key AS model, declared.value ->> 'api_name' AS model_version
         FROM cp.config_versions CROSS JOIN LATERAL jsonb_each(content #> '{{models,models}}') AS declared
-    )
-    SELECT e.id AS execution, e.task, t.task_id, e.attempt, e.stage, e.model, v.model_version, e.provider, e.funding,
-        s.domain, s.complexity, s.risk, t.priority, t.workspace, e.submission_day, s.effective_score AS score,
-        e.state = 'succeeded' AS has_succeeded, e.quality, e.reason, coalesce(e.reason = ANY({censored}), false)
-            AS is_censored,
-        e.input_tokens, e.cached_tokens, e.output_tokens, e.cost_usd, e.latency_ms,
-        s.input_mean AS expected_input_tokens, s.output_mean AS expected_output_tokens,
-        coalesce(jsonb_array_length(a.plan), 1) AS plan_stages, a.decision_id AS decision, a.strategy, a.path,
-        a.propensity, a.config_hash, e.started_at{texts}
-    FROM cp.executions e
-    JOIN cp.tasks t ON t.id = e.task
-    JOIN cp.task_scores s ON s.task = e.task
-    JOIN cp.assignments a ON a.id = e.assignment
-    LEFT JOIN versions v ON v.config_hash = a.config_hash AND v.model = e.model
-    {payloads}
+    ) AS v ON v.config_hash = a.config_hash AND v.model = e.model
     WHERE e.submission_day BETWEEN {first} AND {last} AND e.state NOT IN ('running', 'cancelled')
-    ORDER BY e.id
-) TO STDOUT (FORMAT csv, HEADER)
 """
-_WHOLE = [
-    "execution",
-    "task",
-    "attempt",
-    "stage",
-    "priority",
-    "input_tokens",
-    "cached_tokens",
-    "output_tokens",
-    "plan_stages",
-]
-_NAMES = [
-    "model",
-    "model_version",
-    "provider",
-    "funding",
-    "domain",
-    "complexity",
-    "risk",
-    "strategy",
-    "path",
-    "reason",
-]
-_TRUTHS = ["has_succeeded", "is_censored"]
+_NUMBERS: dict[str, tuple[LiteralString, str]] = {
+    "execution": ("e.id", "int64"),
+    "task": ("e.task", "int64"),
+    "attempt": ("e.attempt", "int16"),
+    "stage": ("e.stage", "int16"),
+    "plan_stages": ("coalesce(jsonb_array_length(a.plan), 1)", "int16"),
+    "priority": ("t.priority", "int16"),
+    "age_days": ("{last} - e.submission_day", "int16"),
+    "score": ("s.effective_score", "float64"),
+    "has_succeeded": ("e.state = 'succeeded'", "bool"),
+    "is_censored": ("coalesce(e.reason = ANY({censored}), false)", "bool"),
+    "quality": ("coalesce(e.quality, 'NaN')", "float64"),
+    "input_tokens": ("e.input_tokens", "int64"),
+    "output_tokens": ("e.output_tokens", "int64"),
+    "expected_input_tokens": ("s.input_mean", "float64"),
+    "expected_output_tokens": ("s.output_mean", "float64"),
+    "cost_usd": ("e.cost_usd", "float64"),
+    "latency_ms": ("coalesce(e.latency_ms, 'NaN')", "float64"),
+}
+_NAMES: dict[str, LiteralString] = {
+    "model": "e.model",
+    "model_version": "v.model_version",
+    "domain": "s.domain",
+    "complexity": "s.complexity",
+    "risk": "s.risk",
+    "reason": "e.reason",
+    "config_hash": "a.config_hash",
+}
 
 
 class Observations:
-    """Reads what came of executions."""
+    """Reads what came of executions, each window once: all assets of a run look at the same outcomes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._read: tuple[date, int, pd.DataFrame] | None = None
 
-    def window(self, day: date, days_back: int, *, with_texts: bool = False) -> pd.DataFrame:
+    def window(self, day: date, days_back: int) -> pd.DataFrame:
         """Ended executions of the tasks submitted in the `days_back` days that end with `day`.
+
+        What was read last is kept, and gives shorter windows that end with the same day, too.
 
         Args:
             day: last submission day of the window.
             days_back: days in the window, at least 1.
-            with_texts: also title and description, which are long.
 
         Returns:
-            One row an execution, by its id: execution, task, task_id, attempt, stage, model, model_version (what the
-            provider called it when it was decided), provider, funding, domain, complexity, risk, priority (0..4),
-            workspace, submission_day, age_days (before `day`), score (effective value score), has_succeeded (its work
-            was good enough), quality (0..10 or missing), reason (of a failure, or missing), is_censored (it was cut
-            off, so that its tokens and time are lower bounds), input_tokens, cached_tokens (part of the input),
-            output_tokens, cost_usd (list price), latency_ms, expected_input_tokens, expected_output_tokens (means of
-            the task's estimate), plan_stages (of its decision), decision, strategy, path, propensity, config_hash,
-            started_at; with texts also title and description.
+            One row an execution, by its id: execution, task, attempt, stage, model, model_version (what the provider
+            called it when it was decided), config_hash (of that decision), plan_stages (likewise), domain, complexity,
+            risk, priority (0..4), age_days (of the task's submission, before `day`), score (effective value score),
+            has_succeeded (its work was good enough), quality (0..10 or missing), reason (of a failure, or missing),
+            is_censored (it was cut off, so that its tokens and time are lower bounds), input_tokens, output_tokens,
+            cost_usd (list price), latency_ms (or missing), expected_input_tokens, expected_output_tokens (means of the
+            task's estimate). Names are categories.
         """
-        first = day - timedelta(days=days_back - 1)
-        texts = sql.SQL(", p.title, p.description" if with_texts else "")
-        payloads = sql.SQL("JOIN cp.task_payloads p ON p.task = t.id" if with_texts else "")
-        query = sql.SQL(_COPY).format(
-            first=sql.Literal(first),
-            last=sql.Literal(day),
-            censored=sql.Literal([reason.value for reason in CENSORED]),
-            texts=texts,
-            payloads=payloads,
+        if self._read is None or self._read[0] != day or self._read[1] < days_back:
+            self._read = (day, days_back, self._window(day, days_back))
+        _, kept, frame = self._read
+        if kept == days_back:
+            return frame.copy(deep=False)
+        return frame[frame["age_days"] < days_back].reset_index(drop=True)
+
+    def texts(self, tasks: Iterable[int]) -> pd.DataFrame:
+        """Title and description of some tasks, by `task` in the order given; a task that is gone is left out.
+
+        They are long: read those that are wanted, and no more.
+        """
+        wanted = [int(task) for task in tasks]
+        found = self._database.fetch(
+            """
+            SELECT p.task, p.title, p.description
+            FROM unnest(%s::bigint[]) WITH ORDINALITY AS wanted (task, place)
+            JOIN task_payloads p ON p.task = wanted.task ORDER BY place
+            """,
+            [wanted],
         )
-        content = BytesIO()
-        with self._database.transaction() as connection, connection.cursor().copy(query) as copy:
-            for block in copy:
-                content.write(block)
-        content.seek(0)
-        return _typed(pd.read_csv(content, keep_default_na=False, na_values=[""], dtype=_DTYPES), day)
+        return pd.DataFrame(found, columns=["task", "title", "description"])
+
+    def _window(self, day: date, days_back: int) -> pd.DataFrame:
+        values = {
+            "first": sql.Literal(day - timedelta(days=days_back - 1)),
+            "last": sql.Literal(day),
+            "censored": sql.Literal([reason.value for reason in CENSORED]),
+        }
+        source = sql.SQL(_SOURCE).format(**values)
+        columns = {
+            **{name: Number(sql.SQL(of).format(**values), dtype) for name, (of, dtype) in _NUMBERS.items()},
+            # A text is sent as its hash, and what each hash stands for is asked afterwards.
+            **{name: Number(sql.SQL(_HASH).format(sql.SQL(of)), "int64") for name, of in _NAMES.items()},
+        }
+        with self._database.transaction() as connection:
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            found: dict[str, Any] = dict(read_columns(connection, source, columns))
+            order = np.argsort(found["execution"], kind="stable")
+            found = {name: values[order] for name, values in found.items()}
+            found |= _names(connection, source, found)
+        return pd.DataFrame(found, copy=False)
 
 
-def _typed(frame: pd.DataFrame, day: date) -> pd.DataFrame:
-    for name in _TRUTHS:
-        frame[name] = frame[name] == "t"
-    for name in ("submission_day", "started_at"):
-        frame[name] = pd.to_datetime(frame[name], utc=name == "started_at", format="ISO8601")
-    frame["age_days"] = (pd.Timestamp(day) - frame["submission_day"]).dt.days
-    return frame
+_HASH: LiteralString = "coalesce(hashtextextended({}, 0), 0)"
 
 
-_NUMBERS = [
-    "score",
-    "quality",
-    "cost_usd",
-    "latency_ms",
-    "expected_input_tokens",
-    "expected_output_tokens",
-    "propensity",
-]
-_DTYPES = {
-    **dict.fromkeys(_WHOLE, "int64"),
-    **dict.fromkeys(_NAMES, "category"),
-    **dict.fromkeys(_TRUTHS, "category"),
-    **dict.fromkeys(_NUMBERS, "float64"),
-    **dict.fromkeys(["task_id", "workspace", "decision", "config_hash", "title", "description"], "str"),
-}
+def _names(
+    connection: psycopg.Connection, source: sql.Composable, found: Mapping[str, NDArray[Any]]
+) -> dict[str, pd.Categorical[str]]:
+    """Names in place of their hashes: each is read from the first row that has it."""
+    codes = {name: pd.factorize(found[name])[0] for name in _NAMES}
+    first = {name: _first_rows(of) for name, of in codes.items()}
+    rows = found["execution"][np.unique(np.concatenate(list(first.values())))]
+    query = sql.SQL("SELECT e.id, {} {} AND e.id = ANY({})").format(
+        sql.SQL(", ").join(map(sql.SQL, _NAMES.values())), source, sql.Literal(rows.tolist())
+    )
+    said = {row: texts for row, *texts in connection.execute(query).fetchall()}
+    return {
+        name: _categories(of, [said[found["execution"][row]][place] for row in first[name]])
+        for place, (name, of) in enumerate(codes.items())
+    }
+
+
+def _first_rows(codes: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Where each code stands first."""
+    first = np.zeros(codes.max(initial=-1) + 1, dtype=np.intp)
+    first[codes[::-1]] = np.arange(len(codes))[::-1]  # of equal codes, the last assignment stands
+    return first
+
+
+def _categories(codes: NDArray[np.intp], names: Sequence[str | None]) -> pd.Categorical[str]:
+    """Codes as names in alphabetical order; None is missing."""
+    known = sorted(name for name in names if name is not None)
+    places = np.array([-1 if name is None else known.index(name) for name in names], dtype=np.int16)
+    return pd.Categorical.from_codes(places[codes], pd.Index(known))

@@ -28,6 +28,7 @@ from cp_core.learning.gates.verdict import REQUIRED
 from cp_core.learning.policy import LearningPolicy
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
+from cp_resources.observations import Observations
 
 if TYPE_CHECKING:
     from cp_core.learning.gates.verdict import Verdict
@@ -62,6 +63,7 @@ def candidate_config(
     context: AssetExecutionContext,
     database: ResourceParam[Database],
     configuration: ResourceParam[Configuration],
+    observations: ResourceParam[Observations],
 ) -> Iterator[MaterializeResult[None]]:
     """Make the candidate, judge it, and keep both under its content hash.
 
@@ -77,7 +79,8 @@ def candidate_config(
     champion = store.champion_before(day)
     in_force = configuration.files if champion is None else store.laid_over(configuration.files, champion)
     candidates = Candidates(database)
-    evidence = candidates.make(day, in_force)
+    outcomes = observations.window(day, in_force.policies.learning.window_days)
+    evidence = candidates.make(day, in_force, outcomes)
     changes = evidence.candidate.changes
     candidate = in_force.files.with_learned(evidence.candidate.learned) if changes else in_force
     store.remember(in_force)

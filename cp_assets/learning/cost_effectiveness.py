@@ -6,32 +6,27 @@ from typing import TYPE_CHECKING
 
 from dagster import (
     AssetCheckSeverity,
-    AssetDep,
     AssetExecutionContext,
     MaterializeResult,
     ResourceParam,
-    asset,
 )
 
 from cp_assets.checks import Check, Findings, Scope, checks_of
-from cp_assets.learning.performance import performance_metrics
-from cp_assets.partitions import LOOKS_BACK, ONE_DAY_A_RUN, SUBMISSION_DAYS, day_of
+from cp_assets.learning.nightly import keep, kept, nightly
+from cp_assets.partitions import day_of
 from cp_assets.presentation import bars, lines, table
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
+from cp_resources.observations import Observations
 
 if TYPE_CHECKING:
-    from cp_core.learning.cost_effectiveness import CostEffectiveness, Price
+    from cp_core.learning.cost_effectiveness import Price
 
 NAME = "cost_effectiveness"
 
 
-@asset(
-    name=NAME,
-    deps=[AssetDep(performance_metrics, partition_mapping=LOOKS_BACK)],
-    partitions_def=SUBMISSION_DAYS,
-    backfill_policy=ONE_DAY_A_RUN,
-    group_name="learning",
+@nightly(
+    NAME,
     kinds={"python", "pandas", "postgres"},
     description="Value per dollar by model and band, what of each account was used and what lapsed, what escalation "
     "saved against the best single model, and what more of each account would have been worth.",
@@ -40,25 +35,22 @@ def cost_effectiveness(
     context: AssetExecutionContext,
     database: ResourceParam[Database],
     configuration: ResourceParam[Configuration],
+    observations: ResourceParam[Observations],
 ) -> MaterializeResult[None]:
     """Add up the window that ends with the day, and store what was found."""
     from cp_core.learning.cost_effectiveness import CostEffectiveness, bought_by_band, escalation_savings
-    from cp_resources.learning_results import LearningResults
-    from cp_resources.observations import Observations
     from cp_resources.quota_history import QuotaHistory
 
     day, days = day_of(context), configuration.policies.learning.window_days
     first = day - timedelta(days=days - 1)
-    attempts, quota = Observations(database).window(day, days), QuotaHistory(database)
+    attempts, quota = observations.window(day, days), QuotaHistory(database)
     found = CostEffectiveness(
         bought=bought_by_band(attempts, [band.at_least for band in configuration.policies.assignment.bands]),
         utilisation=quota.utilisation(first, day),
         escalation=escalation_savings(attempts),
         prices=quota.prices(first, day),
     )
-    LearningResults(database).write(
-        day, NAME, found, config_hash=configuration.content_hash, run_id=context.run_id
-    )
+    keep(context, database, configuration, found)
     return MaterializeResult(
         metadata={
             "dagster/row_count": len(found.bought),
@@ -134,17 +126,11 @@ def _by_account(prices: "Iterable[Price]") -> Mapping[str, Mapping[date, float]]
     return by_account
 
 
-def _document(scope: Scope) -> "CostEffectiveness | None":
-    from cp_core.learning.cost_effectiveness import CostEffectiveness
-    from cp_resources.learning_results import LearningResults
-
-    content = scope.day and LearningResults(scope.database).read(scope.day, NAME)
-    return CostEffectiveness.model_validate(content) if content else None
-
-
 def _other_than_the_attempts(scope: Scope) -> Findings:
     """A number of attempts, or a cost, that is not that of the executions of the window."""
-    found = _document(scope)
+    from cp_core.learning.cost_effectiveness import CostEffectiveness
+
+    found = kept(scope, NAME, CostEffectiveness)
     if found is None:
         return Findings.of([])
     return scope.search(
@@ -165,7 +151,9 @@ def _other_than_the_attempts(scope: Scope) -> Findings:
 
 def _lapsing(scope: Scope) -> Findings:
     """Accounts of which most was paid for and not used."""
-    found = _document(scope)
+    from cp_core.learning.cost_effectiveness import CostEffectiveness
+
+    found = kept(scope, NAME, CostEffectiveness)
     return Findings.of(
         [
             {"account": row.account, "granted": row.granted, "lapsed": row.lapsed, "unused": row.unused}

@@ -58,14 +58,13 @@ def spiking_tokens(scope: Scope) -> Findings:
     import pandas as pd
 
     from cp_core.learning.drift import token_spikes
-    from cp_resources.observations import Observations
 
     if scope.day is None:
         return Findings.of([])
-    seen = Observations(scope.database).window(scope.day, TRAILING_DAYS + 1)
+    seen = scope.observations.window(scope.day, TRAILING_DAYS + 1)
     spikes = [
         token_spikes(
-            seen[["model", "domain", "task_id", "attempt"]].assign(
+            seen[["model", "domain", "task", "attempt"]].assign(
                 kind=kind, tokens=seen[f"{kind}_tokens"].astype("float64")
             ),
             (seen["age_days"] == 0).to_numpy(),
@@ -73,8 +72,12 @@ def spiking_tokens(scope: Scope) -> Findings:
         for kind in ("input", "output")
     ]
     found = pd.concat(spikes).sort_values("z", ascending=False)
-    rows = [{str(name): value for name, value in row.items()} for row in found.head(SHOWN).to_dict("records")]
-    return Findings(len(found), rows)
+    shown = found.head(SHOWN)
+    names = dict(
+        scope.database.fetch("SELECT id, task_id FROM tasks WHERE id = ANY(%s)", [shown["task"].tolist()])
+    )
+    rows = shown.assign(task=shown["task"].map(names)).rename(columns={"task": "task_id"}).to_dict("records")
+    return Findings(len(found), [{str(name): value for name, value in row.items()} for row in rows])
 
 
 def fallen_success(scope: Scope) -> Findings:

@@ -13,6 +13,7 @@ from dagster import (
 )
 
 from cp_assets.checks import Check, checks_of
+from cp_assets.learning.nightly import keep
 from cp_assets.partitions import ONE_DAY_A_RUN, SUBMISSION_DAYS, day_of
 from cp_assets.presentation import bands, table
 from cp_resources.configuration import Configuration
@@ -38,13 +39,9 @@ def experiment_results(
 ) -> MaterializeResult[None]:
     """Look at the day's experiments, and put what is found in place of what was stored."""
     from cp_resources.experiments import Experiments
-    from cp_resources.learning_results import LearningResults
 
-    day = day_of(context)
-    found = Experiments(database).results(day)
-    LearningResults(database).write(
-        day, "experiment_results", found, config_hash=configuration.content_hash, run_id=context.run_id
-    )
+    found = Experiments(database).results(day_of(context))
+    keep(context, database, configuration, found)
     return MaterializeResult(
         metadata={
             "dagster/row_count": len(found.experiments),

@@ -7,6 +7,7 @@ from cp_assets.learning.calibrated_config import calibrated_config
 from cp_assets.partitions import ONE_DAY_A_RUN, SUBMISSION_DAYS, day_of
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
+from cp_resources.observations import Observations
 
 
 @asset(
@@ -22,13 +23,15 @@ def learning_report(
     context: AssetExecutionContext,
     database: ResourceParam[Database],
     configuration: ResourceParam[Configuration],
+    observations: ResourceParam[Observations],
 ) -> MaterializeResult[None]:
     """Write the day's report from what is stored, in place of an earlier one."""
     from cp_resources.learning_report import LearningReports, as_markdown
 
     day = day_of(context)
     reports = LearningReports(database)
-    sections = reports.make(day, configuration)
+    outcomes = observations.window(day, configuration.policies.learning.window_days)
+    sections = reports.make(day, configuration, outcomes)
     reports.write(day, sections)
     pictures = sum(len(section.pictures) for section in sections)
     return MaterializeResult(

@@ -10,6 +10,7 @@ from cp_assets.learning.drift import DRIFT_CHECKS
 from cp_assets.partitions import ONE_DAY_A_RUN, SUBMISSION_DAYS, day_of
 from cp_assets.presentation import bars, table
 from cp_resources.database import Database
+from cp_resources.observations import Observations
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,21 +27,22 @@ if TYPE_CHECKING:
     "the window that ends with it, in which outcomes fade, small groups are shrunk and each number has an interval.",
 )
 def performance_metrics(
-    context: AssetExecutionContext, database: ResourceParam[Database]
+    context: AssetExecutionContext,
+    database: ResourceParam[Database],
+    observations: ResourceParam[Observations],
 ) -> MaterializeResult[None]:
     """Measure the day anew, and put it in place of what was stored."""
     from cp_core.learning.decay import WINDOW_DAYS
     from cp_core.learning.estimates import estimate_performance
     from cp_core.learning.performance import ALL, measure_performance
     from cp_core.learning.ranking import rank_models
-    from cp_resources.observations import Observations
     from cp_resources.performance import PerformanceStore
 
     day = day_of(context)
     store = PerformanceStore(database)
     metrics = measure_performance(store.attempts(day))
     store.replace_day(day, metrics)
-    estimates = estimate_performance(Observations(database).window(day, WINDOW_DAYS))
+    estimates = estimate_performance(observations.window(day, WINDOW_DAYS))
     store.replace_estimates(day, estimates)
     ranking = rank_models(estimates, ALL, ALL)
 

@@ -8,6 +8,7 @@ from cp_assets.partitions import ONE_DAY_A_RUN, SUBMISSION_DAYS, day_of
 from cp_assets.presentation import bars, table
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
+from cp_resources.observations import Observations
 
 
 @asset(
@@ -23,17 +24,17 @@ def success_model(
     context: AssetExecutionContext,
     database: ResourceParam[Database],
     configuration: ResourceParam[Configuration],
+    observations: ResourceParam[Observations],
 ) -> MaterializeResult[None]:
     """Make the table of the day, and judge it."""
     from cp_core.learning.decay import WINDOW_DAYS
     from cp_core.learning.estimates import estimate_performance
     from cp_core.learning.success_cells import find_success
     from cp_resources.learning_results import LearningResults
-    from cp_resources.observations import Observations
 
     day = day_of(context)
-    observations = Observations(database).window(day, WINDOW_DAYS)
-    found = find_success(estimate_performance(observations), observations)
+    outcomes = observations.window(day, WINDOW_DAYS)
+    found = find_success(estimate_performance(outcomes), outcomes)
     LearningResults(database).write(
         day, "success_model", found, config_hash=configuration.content_hash, run_id=context.run_id
     )
@@ -47,7 +48,7 @@ def success_model(
     return MaterializeResult(
         metadata={
             "dagster/row_count": len(rows),
-            "observations": len(observations),
+            "observations": len(outcomes),
             "cells": table(["model", "domain", "complexity", "success"], rows),
             "effective n": bars(
                 dict(found.effective_n), title="Attempts behind each model, weighed by age", axis="attempts"

@@ -2,29 +2,24 @@
 
 from dagster import (
     AssetCheckSeverity,
-    AssetDep,
     AssetExecutionContext,
     MaterializeResult,
     ResourceParam,
-    asset,
 )
 
 from cp_assets.checks import Check, Findings, Scope, checks_of
-from cp_assets.learning.performance import performance_metrics
-from cp_assets.partitions import LOOKS_BACK, ONE_DAY_A_RUN, SUBMISSION_DAYS, day_of
+from cp_assets.learning.nightly import keep, kept, nightly
+from cp_assets.partitions import day_of
 from cp_assets.presentation import bars, table
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
+from cp_resources.observations import Observations
 
 NAME = "token_calibration"
 
 
-@asset(
-    name=NAME,
-    deps=[AssetDep(performance_metrics, partition_mapping=LOOKS_BACK)],
-    partitions_def=SUBMISSION_DAYS,
-    backfill_policy=ONE_DAY_A_RUN,
-    group_name="learning",
+@nightly(
+    NAME,
     kinds={"python", "scikitlearn", "postgres"},
     description="Input and output tokens of each model and domain against the estimate of tasks: mean and median "
     "factors, 80 % intervals and their coverage, and the estimate's bases, each within a night's cap.",
@@ -33,25 +28,22 @@ def token_calibration(
     context: AssetExecutionContext,
     database: ResourceParam[Database],
     configuration: ResourceParam[Configuration],
+    observations: ResourceParam[Observations],
 ) -> MaterializeResult[None]:
     """Learn from the window that ends with the day, and store what was found."""
     from cp_core.learning.token_calibration import calibrate_tokens
     from cp_resources.champion import ConfigurationStore
-    from cp_resources.learning_results import LearningResults
-    from cp_resources.observations import Observations
 
     day, policy = day_of(context), configuration.policies.learning
-    observations = Observations(database).window(day, policy.window_days)
+    outcomes = observations.window(day, policy.window_days)
     found = calibrate_tokens(
-        observations,
+        outcomes,
         configuration.learned.calibration,
         configuration.scoring,
         max_change=policy.max_change,
-        bases_of=ConfigurationStore(database).scoring_of(observations["config_hash"].dropna().unique()),
+        bases_of=ConfigurationStore(database).scoring_of(outcomes["config_hash"].dropna().unique()),
     )
-    LearningResults(database).write(
-        day, NAME, found, config_hash=configuration.content_hash, run_id=context.run_id
-    )
+    keep(context, database, configuration, found)
     return MaterializeResult(
         metadata={
             "dagster/row_count": len(found.cells),
@@ -103,11 +95,8 @@ def token_calibration(
 def _off_target(scope: Scope) -> Findings:
     """Domains whose intervals miss more, or fewer, attempts than they should."""
     from cp_core.learning.token_calibration import TokenCalibration
-    from cp_resources.learning_results import LearningResults
 
-    content = scope.day and LearningResults(scope.database).read(scope.day, NAME)
-    if not content:
-        return Findings.of([])
+    found = kept(scope, NAME, TokenCalibration)
     tolerance = scope.configuration.policies.learning.coverage_tolerance
     return Findings.of(
         [
@@ -117,7 +106,7 @@ def _off_target(scope: Scope) -> Findings:
                 "attempts": row.attempts,
                 "inside": row.share,
             }
-            for row in TokenCalibration.model_validate(content).coverage
+            for row in (found.coverage if found else ())
             if abs(row.share - 0.8) > tolerance + 2 * (0.16 / row.attempts) ** 0.5
         ]
     )
@@ -126,16 +115,12 @@ def _off_target(scope: Scope) -> Findings:
 def _cut_off(scope: Scope) -> Findings:
     """Too many attempts of which only a lower bound is known."""
     from cp_core.learning.token_calibration import TokenCalibration
-    from cp_resources.learning_results import LearningResults
 
-    content = scope.day and LearningResults(scope.database).read(scope.day, NAME)
-    if not content:
-        return Findings.of([])
     found, most = (
-        TokenCalibration.model_validate(content),
+        kept(scope, NAME, TokenCalibration),
         scope.configuration.policies.learning.max_censored_share,
     )
-    if found.censored <= most * found.attempts:
+    if found is None or found.censored <= most * found.attempts:
         return Findings.of([])
     return Findings.of([{"attempts": found.attempts, "cut off": found.censored, "share allowed": most}])
 

@@ -2,29 +2,24 @@
 
 from dagster import (
     AssetCheckSeverity,
-    AssetDep,
     AssetExecutionContext,
     MaterializeResult,
     ResourceParam,
-    asset,
 )
 
 from cp_assets.checks import Check, Findings, Scope, checks_of
-from cp_assets.learning.performance import performance_metrics
-from cp_assets.partitions import LOOKS_BACK, ONE_DAY_A_RUN, SUBMISSION_DAYS, day_of
+from cp_assets.learning.nightly import keep, kept, nightly
+from cp_assets.partitions import day_of
 from cp_assets.presentation import bars, table
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
+from cp_resources.observations import Observations
 
 NAME = "value_calibration"
 
 
-@asset(
-    name=NAME,
-    deps=[AssetDep(performance_metrics, partition_mapping=LOOKS_BACK)],
-    partitions_def=SUBMISSION_DAYS,
-    backfill_policy=ONE_DAY_A_RUN,
-    group_name="learning",
+@nightly(
+    NAME,
     kinds={"python", "pandas", "postgres"},
     description="Success and quality by decile of value, and the weights of priorities, domains and risks after the "
     "scores that people overrode: each within a night's cap, risks only as far as a person approved.",
@@ -33,16 +28,15 @@ def value_calibration(
     context: AssetExecutionContext,
     database: ResourceParam[Database],
     configuration: ResourceParam[Configuration],
+    observations: ResourceParam[Observations],
 ) -> MaterializeResult[None]:
     """Learn from the window that ends with the day, and store what was found."""
     from cp_core.learning.ability import tells_of_model
     from cp_core.learning.value_calibration import calibrate_values
     from cp_resources.corrections import Corrections
-    from cp_resources.learning_results import LearningResults
-    from cp_resources.observations import Observations
 
     day, policy = day_of(context), configuration.policies.learning
-    outcomes = Observations(database).window(day, policy.window_days)
+    outcomes = observations.window(day, policy.window_days)
     found = calibrate_values(
         outcomes[tells_of_model(outcomes["reason"])],
         Corrections(database).window(day, policy.window_days),
@@ -50,9 +44,7 @@ def value_calibration(
         max_change=policy.max_change,
         approved_risks=policy.approved_risk_factors,
     )
-    LearningResults(database).write(
-        day, NAME, found, config_hash=configuration.content_hash, run_id=context.run_id
-    )
+    keep(context, database, configuration, found)
     return MaterializeResult(
         metadata={
             "dagster/row_count": len(found.proposals),
@@ -95,26 +87,19 @@ def value_calibration(
 def _falling(scope: Scope) -> Findings:
     """Outcomes that get worse from a decile of value to the next."""
     from cp_core.learning.value_calibration import ValueCalibration
-    from cp_resources.learning_results import LearningResults
 
-    content = scope.day and LearningResults(scope.database).read(scope.day, NAME)
-    falls = ValueCalibration.model_validate(content).falls if content else ()
-    return Findings.of([{"outcome": measure} for measure in falls])
+    found = kept(scope, NAME, ValueCalibration)
+    return Findings.of([{"outcome": measure} for measure in (found.falls if found else ())])
 
 
 def _refused(scope: Scope) -> Findings:
     """Moved numbers that the rules of scoring do not allow."""
     from cp_core.learning.learned import Learned, LearnedError
     from cp_core.learning.value_calibration import ValueCalibration
-    from cp_resources.learning_results import LearningResults
 
-    content = scope.day and LearningResults(scope.database).read(scope.day, NAME)
-    if not content:
-        return Findings.of([])
+    found = kept(scope, NAME, ValueCalibration)
     try:
-        Learned(scoring=ValueCalibration.model_validate(content).scoring).apply_to(
-            scope.configuration.scoring
-        )
+        Learned(scoring=found.scoring if found else {}).apply_to(scope.configuration.scoring)
     except LearnedError as error:
         return Findings.of([{"problem": str(error)}])
     return Findings.of([])

@@ -25,6 +25,7 @@ from cp_definitions import defs
 from cp_resources.configuration import Configuration, load_configuration
 from cp_resources.database import Database
 from cp_resources.ledger import Ledger, Reservation
+from cp_resources.observations import Observations
 from cp_resources.settings import Settings
 
 ASSETS = [
@@ -56,7 +57,11 @@ def evaluate(
         return ALL_CHECKS.execute_in_process(
             instance=instance,
             raise_on_error=False,
-            resources={"database": database, "configuration": configuration},
+            resources={
+                "database": database,
+                "configuration": configuration,
+                "observations": Observations(database),
+            },
             tags={"dagster/partition": day} if day else None,
         )
 

@@ -38,11 +38,51 @@ def test_what_was_cut_off_is_marked_and_texts_come_on_request(worked: Database):
         "UPDATE executions SET state = 'failed', reason = 'TIMEOUT', quality = NULL "
         "WHERE id = (SELECT min(id) FROM executions) RETURNING id"
     )
-    seen = Observations(worked).window(DAY, 1, with_texts=True)
+    seen = Observations(worked).window(DAY, 1)
     assert list(seen.loc[seen["reason"] == "TIMEOUT", "is_censored"].unique()) == [True]
     assert not seen.loc[seen["reason"].isna(), "is_censored"].any()
-    assert seen["title"].str.len().min() > 0
-    assert isinstance(seen["started_at"].dtype, pd.DatetimeTZDtype)
+    wanted = seen["task"].unique()[::-1][:3]
+    texts = Observations(worked).texts([*wanted, -1])
+    assert texts["task"].tolist() == wanted.tolist()
+    assert texts["title"].str.len().min() > 0
+
+
+def test_each_row_has_what_its_tables_say_of_it(worked: Database):
+    worked.fetch(
+        "UPDATE executions SET quality = NULL WHERE id = (SELECT max(id) FROM executions) RETURNING id"
+    )
+    seen = Observations(worked).window(DAY, 1)
+    names = [
+        "execution",
+        "model",
+        "domain",
+        "complexity",
+        "reason",
+        "quality",
+        "input_tokens",
+        "cost_usd",
+        "plan_stages",
+    ]
+    said = worked.fetch(
+        """
+        SELECT e.id, e.model, s.domain, s.complexity, e.reason, e.quality, e.input_tokens, e.cost_usd::float8,
+            jsonb_array_length(a.plan)
+        FROM executions e JOIN task_scores s ON s.task = e.task JOIN assignments a ON a.id = e.assignment
+        WHERE e.state NOT IN ('running', 'cancelled') ORDER BY e.id
+        """
+    )
+    assert seen["quality"].isna().any()
+    found = seen[names].astype(object)
+    assert list(found.where(found.notna(), None).itertuples(index=False, name=None)) == said
+
+
+def test_a_window_is_read_once_and_gives_shorter_ones_of_the_same_outcomes(worked: Database):
+    observations = Observations(worked)
+    before = observations.window(DAY, 7)
+    worked.fetch("DELETE FROM executions RETURNING id")
+    assert observations.window(DAY, 3).equals(before)
+    assert observations.window(DAY, 8).empty
+    assert Observations(worked).window(DAY, 7).empty
 
 
 def test_estimates_are_stored_and_read_again_as_they_were(worked: Database):
