@@ -2,10 +2,10 @@
 
 The tasks are those of `benchmarks.scoring`; scores, decisions with their explanations, batches and reservations are
 made by the platform's own code under `maximize_value`. Copies of them lie on every day of the window that learning
-looks at, each with attempts of its own: models succeed more and less often, tokens are log-normal around what was expected,
-some attempts are cut off, some are failures of the provider, and bad work is tried again by another model. Forty days
-ago the version of a model changed. Every attempt has a reservation and its settlement in the ledger, the tasks of the
-latest fortnight take part in an experiment, and some scores were overridden by people.
+looks at, each with attempts of its own: models succeed more and less often, tokens are log-normal around what was
+expected, some attempts are cut off, some are failures of the provider, and bad work is tried again by another model.
+Forty days ago the version of a model changed. Every attempt has a reservation and its settlement in the ledger, the
+tasks of the latest fortnight take part in an experiment, and some scores were overridden by people.
 """
 
 from __future__ import annotations
