@@ -58,7 +58,8 @@ def read_files(
     """
     rows = _read_tasks(tasks_path)
     pairs = _read_outcomes(outcomes_path, rows, tasks_path)
-    tried = [task for task in rows if task in set(pairs["task_id"])]
+    known = set(pairs["task_id"])
+    tried = [task for task in rows if task in known]
     outcomes, notes = _matrix(
         pairs, tried, {task: rows[task].get("submitted_at") for task in tried}, good_quality
     )
