@@ -8,8 +8,10 @@ what comes of it is decided in `cp_core.execution`; the rows are `ExecutionStore
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -52,6 +54,9 @@ PREFETCH = 2
 """Tasks held per call in flight, so that a call that ends is followed by the next one at once."""
 RECORD_AFTER_SECONDS = 0.05
 """How long a finished attempt waits for others to be recorded with it."""
+SWITCH_SECONDS = 0.0005
+"""How long the event loop may keep a thread waiting that comes back from the database. With Python's own 5 ms, once or
+more a round trip, waiting is most of what a transaction takes."""
 CLAIM_EVERY_SECONDS = 0.05
 REASSIGN_EVERY_SECONDS = 0.5
 SWEEP_EVERY_SECONDS = 5.0
@@ -199,10 +204,26 @@ def drain(
                 summary = await worker.run(time_budget.total_seconds())
             return summary, worker.stop_signal
 
-    summary, stop_signal = asyncio.run(work())
+    with _undisturbed():
+        summary, stop_signal = asyncio.run(work())
     if stop_signal is not None:
         signal.raise_signal(stop_signal)
     return summary
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let threads that talk to the database have their turn soon, and keep the garbage collector from looking through
+    all that was there before the drain again and again.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        sys.setswitchinterval(before)
 
 
 @dataclass(eq=False)
