@@ -29,6 +29,11 @@ GOOD_QUALITY = 6.0
 
 _NEEDED = ("task_id", "model", "success", "cost_usd")
 _OPTIONAL = ("input_tokens", "output_tokens", "latency_s", "submitted_at")
+_SENTINEL = -1.0
+_ALLOWED = {
+    "success": "0 or 1, or a quality from 0 to 10 is needed (above -1 and below 0 counts as 0; "
+    "leave the row out where nothing was measured)"
+}
 _EPOCH = pd.Timestamp("2020-01-01", tz="UTC")  # of tasks that do not say when they were submitted
 
 
@@ -212,11 +217,9 @@ def _cells(cells: Mapping[str, str], row: dict[str, Any]) -> Iterator[tuple[str,
         if not text and not is_needed:
             continue
         number = _number(text)
-        if number is None or not 0 <= number <= most:
-            allowed = (
-                "0 or 1, or a quality from 0 to 10" if column == "success" else f"a number from 0 to {most:g}"
-            )
-            yield column, f"{_seen(text)}; {allowed} is needed"
+        is_below_scale = column == "success" and number is not None and _SENTINEL < number < 0
+        if number is None or not (0 <= number <= most or is_below_scale):
+            yield column, f"{_seen(text)}; {_ALLOWED.get(column, f'a number from 0 to {most:g} is needed')}"
         else:
             row[column] = number
     moment = _moment(cells.get("submitted_at", ""))
@@ -280,14 +283,19 @@ def _matrix(
 
 def _success(values: pd.Series[float], good_quality: float) -> tuple[pd.Series[float], tuple[str, ...]]:
     """Successes as 0 and 1, and how they were understood."""
+    below = int((values < 0).sum())
+    notes = (f"success is below 0 in {below:,} rows, which was read as 0",) if below else ()
+    values = values.clip(lower=0.0)
     if values.isin((0.0, 1.0)).all():
-        return values, ()
+        return values, notes
     if values.max() <= 1:
         least = good_quality / 10
         return (values >= least).astype(float), (
+            *notes,
             f"success has fractions but nothing above 1, and was read as shares: {least:g} or more is a success",
         )
     return (values >= good_quality).astype(float), (
+        *notes,
         f"success was read as quality from 0 to 10: {good_quality:g} or more is a success",
     )
 

@@ -14,7 +14,8 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_solve, cholesky
+from scipy.linalg.lapack import dtrtri
 from scipy.special import expit
 
 Doubles = NDArray[np.float64]
@@ -41,6 +42,7 @@ def fit_effects(
     offset: Doubles,
     *,
     weights: Doubles | None = None,
+    of: NDArray[np.intp] | None = None,
     start: Effects | None = None,
     precision: Sequence[float] | None = None,
     rounds: int = 10,
@@ -48,10 +50,11 @@ def fit_effects(
     """The effects of the blocks on outcomes, beside a known offset.
 
     Args:
-        blocks: arrays (n, p_b), one a block.
+        blocks: arrays (t, p_b), one a block.
         outcomes: (n,), each within 0 and 1.
         offset: (n,) log-odds that the effects come on top of.
-        weights: (n,) how much each row counts; one where left out.
+        weights: (n,) how much each outcome counts; one where left out.
+        of: (n,) the row of the blocks that each outcome belongs to; one a row, in order, where left out.
         start: effects to begin with.
         precision: of each block, when it is known already; estimated where left out.
         rounds: most steps; it stops when precisions stand still.
@@ -62,17 +65,26 @@ def fit_effects(
     effects = np.zeros(columns.shape[1]) if start is None else start.weights
     guess = precision or (start.precision if start else [4.0 * _mean_square(block) for block in blocks])
     precisions = np.clip(np.array(guess, dtype=np.float64), _LEAST, _MOST)
+
+    def by_outcome(values: Doubles) -> Doubles:
+        return values if of is None else values[of]
+
+    def by_row(values: Doubles) -> Doubles:
+        return values if of is None else np.asarray(np.bincount(of, values, len(columns)), np.float64)
+
     for _ in range(rounds):
         penalty = np.repeat(precisions, np.diff(bounds))
         for _ in range(2):
-            expected = expit(offset + columns @ effects)
-            spread = counts * np.maximum(expected * (1 - expected), 1e-6)
-            hessian = (columns * spread[:, None]).T @ columns
+            expected = expit(offset + by_outcome(columns @ effects))
+            spread = by_row(counts * np.maximum(expected * (1 - expected), 1e-6))
+            scaled = columns * np.sqrt(spread)[:, None]
+            hessian = scaled.T @ scaled
             hessian[np.diag_indices_from(hessian)] += penalty
-            factor = cho_factor(hessian, overwrite_a=True)
-            gain = columns.T @ (counts * (outcomes - expected)) - penalty * effects
-            effects = effects + cho_solve(factor, gain)
-        variances = np.diag(cho_solve(factor, np.eye(len(effects))))
+            factor = cholesky(hessian, lower=True, overwrite_a=True, check_finite=False)
+            gain = columns.T @ by_row(counts * (outcomes - expected)) - penalty * effects
+            effects = effects + cho_solve((factor, True), gain, check_finite=False)
+        inverse, _ = dtrtri(factor, lower=1)
+        variances = (inverse**2).sum(axis=0)
         updated = precisions if precision else _updated(effects, variances, bounds)
         settled = np.allclose(np.log(updated), np.log(precisions), atol=0.05)
         precisions = updated

@@ -199,7 +199,6 @@ class _Parts:
     def fit(cls, rows: _Rows, blocks: Sequence[Doubles], *, like: _Parts | None = None) -> _Parts:
         """Fit each part beside the others, in turn; variances are those of `like` where it is given."""
         columns = np.hstack(blocks)
-        at_rows = [block[rows.tasks] for block in blocks]
         members = [np.flatnonzero(rows.of == model) for model in range(len(rows.models))]
         intercepts = _intercepts(rows, members)
         base = intercepts[rows.of]
@@ -210,10 +209,11 @@ class _Parts:
         task_effects, variance = np.zeros(rows.size), like.task_effect_sd**2 if like else 0.5
         for _ in range(_PASSES if len(members) > 1 else 1):
             common = fit_effects(
-                at_rows,
+                blocks,
                 rows.success,
                 base + own_shift + task_effects[rows.tasks],
                 weights=rows.weight,
+                of=rows.tasks,
                 start=common,
                 precision=like.common.precision if like else None,
             )
@@ -226,7 +226,7 @@ class _Parts:
                     own[model] = nothing
                     continue
                 effects = fit_effects(
-                    [block[places] for block in at_rows],
+                    [block[rows.tasks[places]] for block in blocks],
                     rows.success[places],
                     shift[places],
                     weights=rows.weight[places],

@@ -24,6 +24,8 @@ COLUMNS = 2**16
 _STYLE = (r"\d", r"\n", r"[^\w\s]", r"[A-Z]", r"\s")  # digits, lines, punctuation, capitals, words
 _ALIKE = 0.1  # a deviation of logarithms below which texts are all of one style
 _FAR = 3.0  # deviations from the mean beyond which a style is not extrapolated
+_FEW = 2_000  # texts that are compared each with each
+_NOTHING = 1e-9  # of the largest square: an axis on which texts do not differ
 _ENOUGH = 20_000  # texts that the axes are found on; more of them hardly turn an axis
 
 
@@ -51,12 +53,10 @@ class TaskTexts:
         counts = _counts(texts)
         held = np.bincount(counts.indices, minlength=COLUMNS)
         rarity = np.where(held > 0, np.log((1 + len(texts)) / (1 + held)) + 1.0, 0.0)
-        weighed = _weighed(counts, rarity)
-        _, _, found = randomized_svd(weighed, max(min(axes, len(texts) // 2), 1), n_iter=4, random_state=seed)
         style = _style(texts)
         return cls(
             rarity=rarity,
-            axes=np.ascontiguousarray(found.T),
+            axes=_axes(_weighed(counts, rarity), max(min(axes, len(texts) // 2), 1), seed),
             centre=style.mean(axis=0),
             scale=np.maximum(style.std(axis=0), _ALIKE),
         )
@@ -68,6 +68,23 @@ class TaskTexts:
     def style(self, texts: Sequence[str]) -> Doubles:
         """(n, s): length, and how much of it is digits, lines, punctuation and capitals, standardised."""
         return np.asarray(np.clip((_style(texts) - self.centre) / self.scale, -_FAR, _FAR), dtype=np.float64)
+
+
+def _axes(weighed: sparse.csr_matrix, number: int, seed: int) -> Doubles:
+    """The right singular vectors of the largest singular values, (COLUMNS, k)."""
+    used = np.unique(weighed.indices)
+    there = weighed[:, used]
+    if there.shape[0] <= _FEW:  # exactly, by way of how alike the texts are
+        alike = (there @ there.T).toarray()
+        squares, found = np.linalg.eigh(alike)
+        kept = squares[-number:] > _NOTHING * squares[-1]
+        sides = found[:, -number:][:, kept] / np.sqrt(squares[-number:][kept])
+        right = there.T @ sides[:, ::-1]
+    else:
+        right = randomized_svd(there, number, n_iter=4, random_state=seed)[2].T
+    axes = np.zeros((COLUMNS, right.shape[1]))
+    axes[used] = right
+    return axes
 
 
 def _counts(texts: Sequence[str]) -> sparse.csr_matrix:

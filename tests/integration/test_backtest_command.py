@@ -75,7 +75,7 @@ def test_backtest_prints_a_report_and_writes_a_page(tmp_path: Path, how: list[st
     ("column", "value", "told"),
     [
         ("success", "11", 'line 3, success: "11"; 0 or 1, or a quality from 0 to 10 is needed'),
-        ("success", "-1", 'line 3, success: "-1"'),
+        ("success", "-1", 'line 3, success: "-1"; 0 or 1, or a quality from 0 to 10 is needed (above -1'),
         ("success", "", 'line 3, success: ""'),
         ("cost_usd", "nan", 'line 3, cost_usd: "nan"; a number from 0 to 1e+06 is needed'),
         ("cost_usd", "-0.1", 'line 3, cost_usd: "-0.1"'),
@@ -133,6 +133,16 @@ def test_quality_is_a_success_from_six_on_and_the_report_says_so(tmp_path: Path)
     read = read_files(*_write(tmp_path, rows), load_file(SCORING, ScoringConfig))
     assert read.outcomes.success[:, :2].tolist() == [[1, 1], [0, 0]]
     assert "quality from 0 to 10: 6 or more" in read.notes[0]
+
+
+def test_score_just_below_zero_is_no_success_and_the_report_says_so(tmp_path: Path) -> None:
+    rows = [
+        {**row, "success": score} for row, score in zip(_rows(), [-0.033, 0.7, 0.61, 0.0] * 12, strict=True)
+    ]
+    read = read_files(*_write(tmp_path, rows), load_file(SCORING, ScoringConfig))
+    assert read.outcomes.success[:, :2].tolist() == [[0, 1], [1, 0]]
+    assert read.notes[0] == "success is below 0 in 12 rows, which was read as 0"
+    assert "0.6 or more" in read.notes[1]
 
 
 def test_tasks_without_an_outcome_are_left_out_and_counted(tmp_path: Path) -> None:

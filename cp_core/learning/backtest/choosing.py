@@ -17,6 +17,7 @@ from decimal import Decimal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 
 from cp_core.assignment.options import Options
 from cp_core.assignment.plans import CheckPolicy, PlanBook
@@ -34,6 +35,8 @@ _DONE_AT_ALL = (
 )
 _PRICES = 24  # of money, at which plans are tried for the book
 _BEST_AT_A_PRICE = 6
+_NO_SPREAD = 1e-9  # of success: an axis on which plans do not differ
+_LOG_VARIANCES = (np.log(1e-8), np.log(0.05))  # of the deviations of plans
 _BLOCK = 4096  # tasks whose outlooks are worked out at once
 
 
@@ -129,7 +132,7 @@ def trust(
     off = right - predicted.success
     ratio = spent.mean(axis=1) / np.maximum(predicted.cost_usd.mean(axis=1), 1e-300)
     return Trust(
-        level=_shrunk_means(off),
+        level=_shrunk_levels(off),
         cost_level=np.clip(ratio, 0.1, 10.0),
         center=predicted.success.mean(axis=1),
         contrast=_believed(_interaction(predicted.success), _interaction(right)),
@@ -182,12 +185,30 @@ def _believed(predicted: Doubles, happened: Doubles) -> float:
     return float(np.clip(slope * max(0.0, 1 - variance / slope**2), 0.0, 1.0))
 
 
-def _shrunk_means(off: Doubles) -> Doubles:
-    """Each row's mean, as far as rows differ by more than chance, by the method of moments, (K,)."""
-    mean = off.mean(axis=1)
-    chance = off.var(axis=1) / off.shape[1]
-    between = max(0.0, float((mean**2).mean() - chance.mean()))
-    return np.asarray(mean * between / (between + chance + 1e-300), dtype=np.float64)
+def _shrunk_levels(off: Doubles) -> Doubles:
+    """How far each plan lies from what was predicted, beside what all have in common, so far as it is no chance, (K,).
+
+    Deviations of plans are thought to come from one normal distribution; what chance makes of them, which plans with
+    common stages share, is their covariance over tasks. The variance is that of greatest marginal likelihood.
+
+    Args:
+        off: what happened less what was predicted, (K, n).
+    """
+    apart = off - off.mean(axis=0)
+    mean, tasks = apart.mean(axis=1), off.shape[1]
+    axes, spread, _ = np.linalg.svd(
+        (apart - mean[:, None]) / np.sqrt(tasks * max(tasks - 1, 1)), full_matrices=False
+    )
+    kept = spread > _NO_SPREAD
+    axes, chance = axes[:, kept], spread[kept] ** 2
+    along = axes.T @ mean
+
+    def surprise(log_variance: float) -> float:
+        total = np.exp(log_variance) + chance
+        return float((np.log(total) + along**2 / total).sum())
+
+    variance = float(np.exp(minimize_scalar(surprise, bounds=_LOG_VARIANCES, method="bounded").x))
+    return np.asarray(axes @ (along * variance / (variance + chance)), dtype=np.float64)
 
 
 def _registry(models: int) -> ModelRegistry:

@@ -90,62 +90,93 @@ class Decided:
     frugal: Choice
 
 
-def decide(
-    tasks: pd.DataFrame,
-    outcomes: Outcomes,
-    train: Positions,
-    test: Positions,
-    terms: Terms,
-) -> Decided:
-    """Learn from `train` and decide for `test`.
+@dataclass(frozen=True)
+class Learned:
+    """What a fold learned from its training part, whatever the check.
+
+    Attributes:
+        filled, spent: success and cost in training, (m, n); where not known, as predicted.
+        in_training, cost_in_training: predicted for it without its own outcomes, (m, n).
+        success, cost: predicted for the test part.
+        observed: which pairs of the test part have an outcome.
+        value_scores: of the tasks of the test part.
+    """
+
+    filled: Doubles
+    spent: Doubles
+    in_training: Doubles
+    cost_in_training: Doubles
+    shared: difficulty.SharedDifficulty
+    success: Doubles
+    cost: CostRange
+    tokens: TokenPredictions | None
+    observed: NDArray[np.bool_]
+    value_scores: Doubles
+
+
+def learn(
+    tasks: pd.DataFrame, outcomes: Outcomes, train: Positions, test: Positions, *, seed: int
+) -> Learned:
+    """Learn from `train`, and predict for `test`.
 
     Args:
         tasks: one row a task of `outcomes`, in its order and indexed by its ids, with title, description, domain,
             complexity and value_score.
     """
     known, texts, unseen = outcomes.of(train), tasks.iloc[train], tasks.iloc[test]
-    model, held_out = SuccessModel.cross_fit(texts, known.rows(success=known.success), seed=terms.seed)
+    model, held_out = SuccessModel.cross_fit(texts, known.rows(success=known.success), seed=seed)
     success, in_training = (_by_model(found, known.models) for found in (model.predict(unseen), held_out))
-    costs = CostModel.fit(texts, known.cost_usd, seed=terms.seed)
-    cost = costs.predict(unseen)
+    costs = CostModel.fit(texts, known.cost_usd, seed=seed)
     relative = known.cost_usd / np.where(costs.out_of_fold > 0, costs.out_of_fold, 1.0)
-    shared = difficulty.fit(in_training, known.success, relative)
+    return Learned(
+        filled=np.where(known.observed, known.success, in_training),
+        spent=np.where(np.isfinite(known.cost_usd), known.cost_usd, costs.out_of_fold),
+        in_training=in_training,
+        cost_in_training=costs.out_of_fold,
+        shared=difficulty.fit(in_training, known.success, relative),
+        success=success,
+        cost=costs.predict(unseen),
+        tokens=_tokens(texts, unseen, known, seed),
+        observed=outcomes.of(test).observed,
+        value_scores=unseen["value_score"].to_numpy(),
+    )
 
-    filled = np.where(known.observed, known.success, in_training)
-    spent = np.where(np.isfinite(known.cost_usd), known.cost_usd, costs.out_of_fold)
+
+def decide(learned: Learned, terms: Terms) -> Decided:
+    """Decide for the test part in every way."""
+    filled, spent, shared = learned.filled, learned.spent, learned.shared
     every = averages(filled, spent, terms.check)
     budgets = terms.budgets or _budgets(spent, every, terms.settings)
-    allowed = outcomes.of(test).observed
 
     def choose(plans: Sequence[Sequence_]) -> tuple[Choice, ...]:
-        book = book_of(plans, len(known.models))
-        seen = predict_plans(book, in_training, costs.out_of_fold, shared, terms.check)
+        book = book_of(plans, len(filled))
+        seen = predict_plans(book, learned.in_training, learned.cost_in_training, shared, terms.check)
         believed = trust(plans, seen, filled, spent, terms.check).apply(
-            predict_plans(book, success, cost.mean, shared, terms.check)
+            predict_plans(book, learned.success, learned.cost.mean, shared, terms.check)
         )
-        possible = _only_observed(believed, plans, allowed)
+        possible = _only_observed(believed, plans, learned.observed)
         return tuple(
             Choice(tuple(plans), within_budget(possible, budget, seed=terms.seed), budget)
             for budget in budgets
         )
 
-    singles: list[Sequence_] = [(model,) for model in range(len(known.models))]
-    groups = [every, *_by_difficulty(filled, spent, in_training, terms.check)]
+    singles: list[Sequence_] = [(model,) for model in range(len(filled))]
+    groups = [every, *_by_difficulty(filled, spent, learned.in_training, terms.check)]
     accuracies = filled.mean(axis=1)
     best = max(range(len(accuracies)), key=lambda model: (accuracies[model], -spent[model].mean()))
     tiers = terms.tiers or tiers_by_cost(spent.mean(axis=1))
 
     def fixed(sequence: int, budget: float | None = None) -> Choice:
-        return Choice((every.sequences[sequence],), np.zeros(len(test), dtype=np.intp), budget)
+        return Choice((every.sequences[sequence],), np.zeros(learned.success.shape[1], dtype=np.intp), budget)
 
     return Decided(
-        success=success,
+        success=learned.success,
         rates=accuracies,
-        cost=cost,
-        tokens=_tokens(texts, unseen, known, terms.seed),
+        cost=learned.cost,
+        tokens=learned.tokens,
         tiers=tiers,
         loadings=shared.loadings,
-        tiered=_tiered(unseen["value_score"].to_numpy(), tiers, accuracies),
+        tiered=_tiered(learned.value_scores, tiers, accuracies),
         ours=choose(singles),
         ours_with_escalation=choose(worth_choosing(groups, _MOST_PLANS)),
         fixed=tuple(fixed(every.best_within(budget), budget) for budget in budgets),
@@ -178,11 +209,14 @@ def _tokens(
 
 
 def _budgets(cost_usd: Doubles, every: Averages, settings: int) -> tuple[float, ...]:
-    """From the cheapest single model's cost to the dearest one's, or that of the most accurate sequence."""
+    """From the cheapest single model's cost to the dearest one's, or that of the most accurate sequence.
+
+    The first is half the cheapest: too little for anything but the cheapest plan, so that every curve begins there.
+    """
     singles = cost_usd.mean(axis=1)
     dearest = max(float(singles.max()), float(every.cost_usd[every.best_within(np.inf)]))
     cheapest = max(float(singles.min()), dearest * 1e-4)
-    return tuple(np.geomspace(cheapest, dearest, settings).tolist())
+    return (cheapest / 2, *np.geomspace(cheapest, dearest, settings - 1).tolist())
 
 
 def _by_difficulty(

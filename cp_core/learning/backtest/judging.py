@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from cp_core.learning.backtest.deciding import Choice, Decided, Terms, decide
+from cp_core.learning.backtest.deciding import Choice, Decided, Learned, Terms, decide, learn
 from cp_core.learning.backtest.outcomes import Outcomes, Positions
 from cp_core.learning.backtest.report import (
     AmountError,
@@ -40,15 +40,18 @@ def backtest(
     *,
     split: str,
     notes: Sequence[str] = (),
+    learned: Sequence[Learned] = (),
 ) -> BacktestReport:
     """Decide for the test part of every fold, and judge the decisions of all of them together.
 
     Args:
-        tasks: see `deciding.decide`.
+        tasks: see `deciding.learn`.
         folds: training and test parts, as positions; no task is in two test parts.
         split, notes: for the report.
+        learned: of each fold, where that is known already: it does not depend on the check, nor on budgets.
     """
-    decided = [decide(tasks, outcomes, train, test, terms) for train, test in folds]
+    learned = learned or [learn(tasks, outcomes, *fold, seed=terms.seed) for fold in folds]
+    decided = [decide(one, terms) for one in learned]
     return _Judge(outcomes, [test for _, test in folds], decided, terms).report(split, notes)
 
 

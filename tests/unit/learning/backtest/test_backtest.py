@@ -10,9 +10,9 @@ import pytest
 
 from cp_core.assignment.plans import CheckPolicy
 from cp_core.learning.backtest.choosing import Expected, Trust, trust, within_budget
-from cp_core.learning.backtest.deciding import Terms, decide, tiers_by_cost
+from cp_core.learning.backtest.deciding import Decided, Terms, decide, learn, tiers_by_cost
 from cp_core.learning.backtest.judging import amount_error, backtest
-from cp_core.learning.backtest.outcomes import Outcomes, folds, in_time_order
+from cp_core.learning.backtest.outcomes import Outcomes, Positions, folds, in_time_order
 from cp_core.models.registry import Tier
 
 TERMS = Terms(CheckPolicy(sensitivity=0.8, specificity=0.8), settings=4)
@@ -43,6 +43,10 @@ def _matrix(seed: int = 0, models: int = 3) -> tuple[pd.DataFrame, Outcomes]:
     return tasks, Outcomes(tuple(ids), names, success, cost, unknown, unknown, unknown, when)
 
 
+def _decide(tasks: pd.DataFrame, outcomes: Outcomes, train: Positions, test: Positions) -> Decided:
+    return decide(learn(tasks, outcomes, train, test, seed=TERMS.seed), TERMS)
+
+
 def test_nothing_of_the_test_part_is_used_to_decide_it() -> None:
     """A planted answer: the test part's outcomes, costs and tokens are replaced, and no decision may change."""
     tasks, outcomes = _matrix()
@@ -51,7 +55,7 @@ def test_nothing_of_the_test_part_is_used_to_decide_it() -> None:
     planted.success[:, test] = 1 - planted.success[:, test]
     planted.cost_usd[:, test] *= 1000
     planted.input_tokens[:, test] = 5.0
-    before, after = (decide(tasks, one, train, test, TERMS) for one in (outcomes, planted))
+    before, after = (_decide(tasks, one, train, test) for one in (outcomes, planted))
     assert np.array_equal(before.success, after.success)
     assert np.array_equal(before.cost.mean, after.cost.mean)
     ways = zip(
@@ -72,9 +76,9 @@ def test_a_word_that_gives_the_answer_away_in_the_test_part_only_is_not_believed
     column = told.columns.get_loc("description")
     for place in test:
         told.iloc[place, column] += f" {answers[place]}"
-    found = decide(told, outcomes, train, test, TERMS).success[0]
+    found = _decide(told, outcomes, train, test).success[0]
     right = outcomes.success[0, test] > 0.5
-    plain = decide(tasks, outcomes, train, test, TERMS).success[0]
+    plain = _decide(tasks, outcomes, train, test).success[0]
     gap = (found[right].mean() - found[~right].mean()) - (plain[right].mean() - plain[~right].mean())
     assert abs(gap) < 0.05
 
@@ -111,7 +115,7 @@ def test_partial_matrix_is_decided_within_what_is_known() -> None:
         cost_usd=np.where(gaps, np.nan, outcomes.cost_usd),
     )
     (train, test), *_ = folds(TASKS, 3, seed=1)
-    found = decide(tasks, partial, train, test, TERMS)
+    found = _decide(tasks, partial, train, test)
     for way in found.ours_with_escalation:
         for task, plan in zip(test, way.choice, strict=True):
             assert not gaps[list(way.plans[plan]), task].any()
@@ -135,6 +139,19 @@ def test_predictions_that_tell_plans_apart_are_believed() -> None:
     success = (rng.random((2, 400)) < chance).astype(float)
     found = trust([(0,), (1,)], Expected(chance, np.ones((2, 400))), success, np.ones((2, 400)), TERMS.check)
     assert found.contrast == pytest.approx(1.0, abs=0.1)
+
+
+def test_plans_are_moved_to_what_came_of_them_as_far_as_that_is_no_chance() -> None:
+    rng = np.random.default_rng(8)
+    plans, level = [(0,), (1,), (2,)], np.full((3, 600), 0.5)
+    differ = (rng.random((3, 600)) < np.array([[0.3], [0.5], [0.7]])).astype(float)
+    alike = (rng.random((3, 30)) < 0.5).astype(float)
+    told = trust(plans, Expected(level, np.ones((3, 600))), differ, np.ones((3, 600)), TERMS.check).level
+    assert told == pytest.approx(differ.mean(axis=1) - differ.mean(), abs=0.02)
+    chance = trust(
+        plans, Expected(level[:, :30], np.ones((3, 30))), alike, np.ones((3, 30)), TERMS.check
+    ).level
+    assert np.ptp(chance) < 0.7 * np.ptp(alike.mean(axis=1))
 
 
 def test_budget_goes_to_the_tasks_that_gain_most_by_it() -> None:
