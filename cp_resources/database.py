@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import select
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, LiteralString, Self
 from urllib.parse import urlsplit
 
@@ -61,7 +62,7 @@ class Database:
             max_size=max_connections,
             timeout=CONNECT_TIMEOUT_SECONDS,
             open=False,
-            check=ConnectionPool.check_connection,  # after a restart of the server, old connections are dead
+            check=_check,
             kwargs={
                 "options": "-c search_path=cp,public -c timezone=UTC "
                 f"-c idle_in_transaction_session_timeout={silent_seconds * 1000:.0f}",
@@ -77,11 +78,15 @@ class Database:
         return f"{parts.hostname or 'local socket'}:{parts.port or 5432}{parts.path}"
 
     @contextmanager
-    def transaction(self, *, wait_seconds: float | None = None) -> Iterator[psycopg.Connection]:
+    def transaction(
+        self, *, wait_seconds: float | None = None, pipelined: bool = False
+    ) -> Iterator[psycopg.Connection]:
         """Give a connection inside a transaction: committed at the end, rolled back on an error.
 
         Args:
             wait_seconds: how long to wait for a connection at most, for a caller in a hurry.
+            pipelined: send statements, the transaction's begin among them, when a result is first asked for: fewer
+                trips for who asks late. What a statement changed is not counted then, and nothing can be copied.
 
         Raises:
             DatabaseBusyError: none could be had within `wait_seconds`.
@@ -90,7 +95,7 @@ class Database:
         connection: Any = self._connection(wait_seconds)
         connection.statements = 0
         try:
-            with connection.transaction():
+            with connection.pipeline() if pipelined else nullcontext(), connection.transaction():
                 yield connection
         except psycopg.Error as error:
             if connection.closed:
@@ -140,6 +145,17 @@ class Database:
                 f"all {self._pool.max_size} connections of this process to {self.address} were in use "
                 f"for {CONNECT_TIMEOUT_SECONDS} s"
             ) from error
+
+
+def _check(connection: psycopg.Connection) -> None:
+    """Raise if the connection is dead, as all are after a restart of the server.
+
+    A live server says nothing unasked, so only where there is something to read it is asked.
+    """
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        ConnectionPool.check_connection(connection)
 
 
 def _first_line(error: psycopg.Error) -> str:

@@ -9,7 +9,7 @@ the database's clock. What an attempt is made of, and what comes of it, is decid
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -174,7 +174,8 @@ class ExecutionStore:
             "run_id": run_id,
             "hand_on": self._policy.hand_on_work,
         }
-        with self._database.transaction() as connection:
+        with self._database.transaction(pipelined=True) as connection:
+            connection.execute(queries.PLAN_ONCE)
             permits = self.breakers.permits(connection, free)
             free = {model: min(slots, limit, permits.get(model, limit)) for model, slots in free.items()}
             parameters |= {
@@ -215,18 +216,19 @@ class ExecutionStore:
         """
         good = [item for item in finished if item.result.reason is None]
         poor = [item for item in finished if item.result.reason is not None]
-        with self._database.transaction() as connection:
+        with self._database.transaction(pipelined=True) as connection:
             # Where some need a closer look all are locked before, in one order.
             rows = (
                 self._lock_attempts(connection, worker, [item.claimed for item in finished]) if poor else []
             )
-            steps = self._succeed(connection, worker, good)
+            succeeded = self._succeed(connection, worker, good)
             moves = self._fail(connection, poor, rows)
+            settled = [_settlement(item) for item in finished if item.claimed.execution not in moves]
+            moved = self._apply(connection, TaskState.RUNNING, list(moves.values()), settled)
+            steps = {execution: DONE for (execution,) in succeeded}
             late = [item for item in finished if item.claimed.execution not in steps.keys() | moves.keys()]
             if late:
                 connection.execute(queries.RECORD_LATE, _result_columns(late))
-            settled = [_settlement(item) for item in finished if item.claimed.execution not in moves]
-            moved = self._apply(connection, TaskState.RUNNING, list(moves.values()), settled)
         steps |= {execution: moved[move.task] for execution, move in moves.items()}
         return [steps.get(item.claimed.execution) for item in finished]
 
@@ -326,10 +328,10 @@ class ExecutionStore:
 
     def _succeed(
         self, connection: psycopg.Connection, worker: str, good: Sequence[Finished]
-    ) -> dict[int, NextStep]:
-        """End the tasks whose attempt succeeded, and say so; return what became of each that was held, by execution."""
+    ) -> Iterable[tuple[int]]:
+        """End the tasks whose attempt succeeded, and tell. What is returned gives the executions that were held."""
         if not good:
-            return {}
+            return ()
         require_legal(TaskState.RUNNING, DONE.state)
         parameters = {
             **_result_columns(good),
@@ -338,11 +340,7 @@ class ExecutionStore:
             "worker": worker,
             "to": str(DONE.state),
         }
-        rows = connection.execute(queries.SUCCEED, parameters, prepare=True).fetchall()
-        held = {execution for (execution,) in rows}
-        over = {item.claimed.task: DONE.state for item in good if item.claimed.execution in held}
-        Outbox.add(connection, notices_about(over))
-        return dict.fromkeys(held, DONE)
+        return connection.execute(queries.SUCCEED, parameters, prepare=True)
 
     def _fail(
         self, connection: psycopg.Connection, poor: Sequence[Finished], rows: Sequence[Mapping[str, Any]]

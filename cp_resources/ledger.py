@@ -1,13 +1,14 @@
 """The quota ledger in PostgreSQL: reads and stores what `cp_core.quota.journal` decides.
 
-A batch is two round trips: one reads what the decision needs, one enters what was decided. What is decided, is
-decided in Python alone; `cp.enter_transfers`, a function of the database, writes the transfers, takes the one lock
-that orders all who change balances, and moves the balances. The constraint that no account goes below zero then
-says whether the decision still holds. Where it does not, or a key is taken, nothing is done and the batch is decided
-again. The lock is taken late, so that writing is not waited for; and a key that another transaction is writing is
-waited for without the lock, and in the order of the ids: no deadlock, unless two transactions that call the ledger
-more than once use the same keys. The caller's transaction must be READ COMMITTED; its end frees the lock. Time is
-the database's.
+A batch of reservations is two round trips: one reads what the decision needs, one enters what was decided. What is
+decided, is decided in Python alone; `cp.enter_transfers`, a function of the database, writes the transfers, takes the
+one lock that orders all who change balances, and moves the balances. The constraint that no account goes below zero
+then says whether the decision still holds. Where it does not, or a key is taken, nothing is done and the batch is
+decided again. A batch of settlements is one round trip: `cp.settle_transfers` posts and voids what is pending, whoever
+comes first, and returns what is to be charged beyond. The lock is taken late, so that writing is not waited for; and a
+key that another transaction is writing is waited for without the lock, and in the order of the ids: no deadlock, unless
+two transactions that call the ledger more than once use the same keys. The caller's transaction must be READ COMMITTED;
+its end frees the lock. Time is the database's.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from cp_core.quota.journal import (
     Journal,
     LedgerError,
     Moves,
-    Pending,
     Phase,
     QuotaBalance,
     Reservation,
@@ -40,9 +40,7 @@ from cp_core.quota.journal import (
     Transfer,
     Use,
     decide_reservations,
-    decide_settlements,
     held_by,
-    moved_by,
     overrun_transfer,
     reservation_transfers,
     source,
@@ -88,7 +86,7 @@ LEFT JOIN cp.quota_accounts ON true
 ORDER BY account COLLATE "C"
 """
 
-_PENDINGS = "SELECT * FROM cp.pending_transfers(%s::uuid[])"
+_SETTLE = "SELECT * FROM cp.settle_transfers(%s::uuid[], %s::uuid[], %s::text[], %s::numeric[])"
 
 _CREATE = """
 INSERT INTO cp.quota_accounts (account, kind, unit, "window", quota_limit, may_go_negative, expired_until)
@@ -213,16 +211,18 @@ class Ledger:
         """
         if not settlements:
             return 0
-        keys = [settlement.key for settlement in settlements]
-        for _ in range(MOST_ATTEMPTS):
-            resolutions, uses = decide_settlements(settlements, _pendings(connection, keys))
-            transfers = [resolution.transfer for resolution in resolutions]
-            if not (transfers or uses):
-                return 0
-            if _enter(connection, _columns_of(transfers), moved_by(resolutions)):
-                _charge(connection, uses)
-                return len(resolutions)
-        raise _changing_too_fast()
+        first: dict[str, Mapping[str, Decimal]] = {}
+        for settlement in settlements:
+            first.setdefault(settlement.key.hex, settlement.used)
+        used = [
+            (key, account, amount)
+            for key, of_key in first.items()
+            for account, amount in of_key.items()
+            if amount
+        ]
+        [(resolved, *beyond)] = connection.execute(_SETTLE, (array(first), *_turned(used, 3))).fetchall()
+        _charge(connection, [Use(*use) for use in zip(*(column or () for column in beyond), strict=True)])
+        return int(resolved)
 
     def expire_pending(self) -> int:
         """Void what expired unsettled, in batches of a transaction each; return how many transfers."""
@@ -312,11 +312,6 @@ def _read(
         made.setdefault(key, set()).add(account)
     balances = {row[3]: _balance(*row[3:]) for row in rows if row[3]}
     return balances, made, now
-
-
-def _pendings(connection: psycopg.Connection, keys: Sequence[UUID]) -> list[Pending]:
-    rows = connection.execute(_PENDINGS, (array(key.hex for key in keys),)).fetchall()
-    return [Pending._make((*row, phase and Phase(phase))) for *row, phase in rows]
 
 
 def _journal(connection: psycopg.Connection) -> Journal:

@@ -245,7 +245,7 @@ LEFT JOIN LATERAL (
 ON CONFLICT (task, kind) DO NOTHING
 """
 
-_ADD_COMPLETED: LiteralString = """
+_COMPLETED: LiteralString = """
 INSERT INTO cp.outbox (task, kind, payload)
 SELECT t.id, 'completed', jsonb_build_object(
     'id', gen_random_uuid(),
@@ -263,20 +263,36 @@ SELECT t.id, 'completed', jsonb_build_object(
     'expected_cost_usd', trim_scale(a.expected_cost_usd),
     'attempts', t.attempts,
     'quality', last.quality,
-    'cost_usd', trim_scale(CASE WHEN t.attempts > 1 THEN (
-        SELECT sum(e.cost_usd) FROM cp.executions e WHERE e.task = t.id
+    'cost_usd', trim_scale(CASE WHEN t.attempts > 1 THEN last.cost_usd + (
+        SELECT coalesce(sum(e.cost_usd), 0) FROM cp.executions e WHERE e.task = t.id AND e.attempt < t.attempts
     ) ELSE last.cost_usd END)
 )
-FROM cp.tasks t
-LEFT JOIN LATERAL (SELECT * FROM cp.task_payloads p WHERE p.task = t.id OFFSET 0) AS p ON true
-LEFT JOIN LATERAL (SELECT * FROM cp.assignments a WHERE a.id = t.assignment OFFSET 0) AS a ON true
+FROM {over} AS t
+LEFT JOIN LATERAL (SELECT title FROM cp.task_payloads p WHERE p.task = t.id OFFSET 0) AS p ON true
 LEFT JOIN LATERAL (
-    SELECT * FROM cp.executions e WHERE e.task = t.id AND e.attempt = t.attempts OFFSET 0
-) AS last ON true
-WHERE t.id = ANY(%(tasks)s::bigint[])
-ORDER BY t.id
+    SELECT plan, expected_cost_usd FROM cp.assignments a WHERE a.id = t.assignment OFFSET 0
+) AS a ON true
+LEFT JOIN {last}
 ON CONFLICT (task, kind) DO NOTHING
 """
+
+
+def completed_notices(over: LiteralString, last: LiteralString) -> LiteralString:
+    """The statement that adds the notices of tasks that are over.
+
+    Args:
+        over: those tasks, with the columns of `tasks` and in the order of their ids.
+        last: the last attempt of each, called `last`, with the columns of `executions`.
+    """
+    return _COMPLETED.format(over=over, last=last)
+
+
+_ADD_COMPLETED: LiteralString = completed_notices(
+    over="(SELECT * FROM cp.tasks WHERE id = ANY(%(tasks)s::bigint[]) ORDER BY id)",
+    last="""LATERAL (
+        SELECT * FROM cp.executions e WHERE e.task = t.id AND e.attempt = t.attempts OFFSET 0
+    ) AS last ON true""",
+)
 
 # A batch takes as long as its receivers do; who else delivers leaves its rows out meanwhile.
 _SILENT_WHILE_SENDING: LiteralString = "SET LOCAL idle_in_transaction_session_timeout = 0"

@@ -1,8 +1,9 @@
 """The ledger's rules: double entry, append only, two phases. `cp_resources.ledger` reads and stores.
 
-A batch of reservations or settlements is decided as transfers, and as what these add to the counters of the
-accounts. A journal enters what follows beside it: windows that turn over, use that was not reserved. Every
-entry moves both sides of a transfer at once, so debits equal credits by construction.
+A batch of reservations is decided as transfers, and as what these add to the counters of the accounts. A journal
+enters what follows beside it: windows that turn over, use that was not reserved. Every entry moves both sides of a
+transfer at once, so debits equal credits by construction. What was reserved is settled where it is stored, by
+`cp.settle_transfers`: posted up to what was used, voided where nothing was, once.
 
     grant     source  -> account   at the opening of a window, or when a limit was raised
     lapse     account -> source    what a window left over, or what a lowered limit takes away
@@ -97,18 +98,6 @@ class Transfer(NamedTuple):
     reservation: UUID | None = None
     task: int | None = None
     expires_at: datetime | None = None
-
-
-class Pending(NamedTuple):
-    """A pending transfer as it was stored, and what became of it: None while nothing has."""
-
-    transfer_id: UUID
-    reservation: UUID
-    debit_account: str
-    credit_account: str
-    amount: Decimal
-    task: int | None
-    resolved_by: Phase | None = None
 
 
 class Counters(NamedTuple):
@@ -226,13 +215,6 @@ class Use(NamedTuple):
     task: int | None
 
 
-class Resolution(NamedTuple):
-    """A post or void, and what its pending transfer had reserved."""
-
-    transfer: Transfer
-    reserved: Decimal
-
-
 def decide_reservations(
     reservations: Sequence[Reservation],
     made: Mapping[UUID, set[str]],
@@ -291,57 +273,6 @@ def decide_reservations(
     return answers, transfers
 
 
-def decide_settlements(
-    settlements: Sequence[Settlement], pendings: Iterable[Pending]
-) -> tuple[list[Resolution], list[Use]]:
-    """Post what was used up to what was reserved, which frees the rest; void where nothing was used.
-
-    Args:
-        settlements: in order; the first of a key counts.
-        pendings: every pending transfer of their keys, resolved ones too.
-
-    Returns:
-        How pending transfers are resolved; and what was used beyond them, or under one that was voided,
-        expired or never made. Use under a reservation that was posted before is a repeat, and in neither.
-    """
-    reserved: dict[UUID, dict[str, Pending]] = {}
-    for pending in pendings:
-        reserved.setdefault(pending.reservation, {})[pending.debit_account] = pending
-    resolutions: list[Resolution] = []
-    uses: dict[tuple[UUID, str], Use] = {}
-    for settlement in settlements:
-        of_key = reserved.setdefault(settlement.key, {})
-        task = next((pending.task for pending in of_key.values()), None)
-        for account in dict.fromkeys((*of_key, *settlement.used)):
-            used = settlement.used.get(account, _ZERO)
-            of_account = of_key.get(account)
-            if of_account and of_account.resolved_by is Phase.POST:
-                continue
-            if of_account and of_account.resolved_by is None:
-                resolution = _resolve(of_account, used)
-                of_key[account] = of_account._replace(resolved_by=resolution.transfer.phase)
-                resolutions.append(resolution)
-                used = max(_ZERO, used - of_account.amount)
-            if used:
-                uses.setdefault((settlement.key, account), Use(settlement.key, account, used, task))
-    return resolutions, list(uses.values())
-
-
-def _resolve(pending: Pending, used: Decimal) -> Resolution:
-    transfer = Transfer(
-        transfer_id=uuid5(pending.transfer_id, "resolved"),
-        phase=Phase.POST if used else Phase.VOID,
-        debit_account=pending.debit_account,
-        credit_account=pending.credit_account,
-        amount=min(used, pending.amount) if used else pending.amount,
-        code=Code.USE,
-        pending_id=pending.transfer_id,
-        reservation=pending.reservation,
-        task=pending.task,
-    )
-    return Resolution(transfer, pending.amount)
-
-
 def windows_to_open(pendings: Iterable[Transfer], balances: Mapping[str, Balance], now: datetime) -> set[str]:
     """The accounts of pending transfers whose window has ended: what is reserved opens a new one."""
     accounts = {pending.debit_account for pending in pendings}
@@ -350,37 +281,16 @@ def windows_to_open(pendings: Iterable[Transfer], balances: Mapping[str, Balance
 
 def held_by(pendings: Iterable[Transfer]) -> Moves:
     """What pending transfers hold, on both sides, until they are resolved."""
-    return _moves(
-        (pending.debit_account, pending.credit_account, pending.amount, _ZERO) for pending in pendings
-    )
-
-
-def moved_by(resolutions: Iterable[Resolution]) -> Moves:
-    """What resolutions free of what was held, and move of what was used."""
-    return _moves(
-        (
-            transfer.debit_account,
-            transfer.credit_account,
-            -reserved,
-            transfer.amount if transfer.phase is Phase.POST else _ZERO,
-        )
-        for transfer, reserved in resolutions
-    )
-
-
-def _moves(entries: Iterable[tuple[str, str, Decimal, Decimal]]) -> Moves:
-    """The sums of entries: debit account, credit account, what becomes pending, what is posted."""
-    pending: dict[tuple[str, str], Decimal] = {}
-    posted: dict[tuple[str, str], Decimal] = {}
-    for debit, credit, held, used in entries:
-        sides = debit, credit
-        pending[sides] = pending.get(sides, _ZERO) + held
-        posted[sides] = posted.get(sides, _ZERO) + used
+    held: dict[tuple[str, str], Decimal] = {}
+    for pending in pendings:
+        sides = pending.debit_account, pending.credit_account
+        held[sides] = held.get(sides, _ZERO) + pending.amount
     moves: Moves = {}
-    for sides, held in pending.items():
-        debits = Counters(debits_pending=held, debits_posted=posted[sides])
-        credits_ = Counters(credits_pending=held, credits_posted=posted[sides])
-        for account, added in zip(sides, (debits, credits_), strict=True):
+    for (debit, credit), amount in held.items():
+        for account, added in (
+            (debit, Counters(debits_pending=amount)),
+            (credit, Counters(credits_pending=amount)),
+        ):
             moves[account] = moves.get(account, Counters()).plus(added)
     return moves
 

@@ -46,9 +46,11 @@ class ExplainedDatabase(Database):
         self.plans: list[Plan] = []
 
     @contextmanager
-    def transaction(self, *, wait_seconds: float | None = None) -> Iterator[psycopg.Connection]:
+    def transaction(
+        self, *, wait_seconds: float | None = None, pipelined: bool = False
+    ) -> Iterator[psycopg.Connection]:
         """As `Database.transaction`, explained and undone."""
-        with super().transaction(wait_seconds=wait_seconds) as connection:
+        with super().transaction(wait_seconds=wait_seconds, pipelined=pipelined) as connection:
             connection.cursor_factory = _cursor_that_tells(self.plans)
             yield connection
             raise psycopg.Rollback

@@ -337,6 +337,35 @@ class TestSettling:
         assert _figures(ledger, SHORT) == (250, 0, 0)
         assert _account(ledger, SHORT).state is AccountState.EXHAUSTED
 
+    def test_posts_free_what_an_overrun_of_the_same_batch_needs(
+        self,
+        ledger: Ledger,
+        database: Database,
+        reserve: Callable[..., list[bool]],
+        settle: Callable[..., int],
+    ) -> None:
+        over, nothing = uuid4(), uuid4()
+        reserve((over, {SHORT: 50}), (nothing, {SHORT: 50}))
+        assert settle((over, {SHORT: 90}), (nothing, {})) == 2
+        assert _figures(ledger, SHORT) == (90, 0, 10)
+        overruns = database.fetch(
+            "SELECT debit_account, amount FROM quota_transfers WHERE code = 'overrun' AND reservation = %s",
+            (over,),
+        )
+        assert overruns == [(SHORT, 40)]  # nothing was drawn from the source
+
+    def test_what_is_settled_twice_in_one_batch_counts_as_it_comes_first(
+        self, ledger: Ledger, reserve: Callable[..., list[bool]], settle: Callable[..., int]
+    ) -> None:
+        key = uuid4()
+        reserve((key, {SHORT: 50}))
+        assert settle((key, {SHORT: 20}), (key, {SHORT: 30})) == 1
+        assert _figures(ledger, SHORT) == (20, 0, 80)
+
+    def test_an_unknown_account_cannot_be_charged(self, settle: Callable[..., int]) -> None:
+        with pytest.raises(LedgerError, match="no quota account 'plan/hourly'"):
+            settle((uuid4(), {"plan/hourly": 1}))
+
     def test_use_is_charged_though_its_reservation_expired_or_was_never_made(
         self, ledger: Ledger, reserve: Callable[..., list[bool]], settle: Callable[..., int]
     ) -> None:

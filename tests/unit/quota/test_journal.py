@@ -15,19 +15,15 @@ from cp_core.quota.account import AccountKind, AccountTerms, Unit
 from cp_core.quota.journal import (
     Balance,
     Code,
+    Counters,
     Journal,
     LedgerError,
     Moves,
-    Pending,
-    Phase,
     QuotaBalance,
     Reservation,
-    Resolution,
-    Settlement,
+    Use,
     decide_reservations,
-    decide_settlements,
     held_by,
-    moved_by,
     reservation_transfers,
     windows_to_open,
 )
@@ -81,28 +77,21 @@ def _move(journal: Journal, moves: Moves) -> None:
         balance.credits_posted += added.credits_posted
 
 
-def _pending(amount: str, key: UUID = KEY, resolved_by: Phase | None = None) -> Pending:
-    [transfer_id] = reservation_transfers(key, [PLAN])
-    return Pending(transfer_id, key, PLAN, "spent:tokens", Decimal(amount), None, resolved_by)
-
-
-def _settle(journal: Journal, settlements: list[Settlement], pendings: list[Pending]) -> list[Resolution]:
-    resolutions, uses = decide_settlements(settlements, pendings)
-    _move(journal, moved_by(resolutions))
-    for use in uses:
-        journal.overrun(use)
-    return resolutions
-
-
-def _used(amount: str | int, key: UUID = KEY) -> Settlement:
-    return Settlement(key, {PLAN: Decimal(amount)})
+def _settle(journal: Journal, reserved: int, used: int, key: UUID = KEY) -> None:
+    """Settle as the database does, and charge what it leaves."""
+    amount = Decimal(reserved)
+    posted = min(amount, Decimal(used))
+    debits = Counters(debits_pending=-amount, debits_posted=posted)
+    _move(journal, {PLAN: debits, "spent:tokens": Counters(credits_pending=-amount, credits_posted=posted)})
+    if used > posted:
+        journal.overrun(Use(key, PLAN, used - posted, None))
 
 
 def test_what_was_used_is_posted_and_the_rest_is_free_again() -> None:
     journal = _opened(100)
     assert _reserve(journal, "60")
     assert (_plan(journal).held, _plan(journal).debits_pending) == (40, 60)
-    _settle(journal, [_used("45")], [_pending("60")])
+    _settle(journal, 60, 45)
     assert (_plan(journal).held, _plan(journal).debits_pending, _plan(journal).used) == (55, 0, 45)
 
 
@@ -113,45 +102,15 @@ def test_a_reservation_that_does_not_fit_changes_nothing() -> None:
     assert _reserve(journal, "100", OTHER_KEY)
 
 
-def test_nothing_used_voids_the_reservation() -> None:
-    journal = _opened(100)
-    _reserve(journal, "60")
-    [resolution] = _settle(journal, [Settlement(KEY, {})], [_pending("60")])
-    assert resolution.transfer.phase is Phase.VOID
-    assert (_plan(journal).held, _plan(journal).used) == (100, 0)
-
-
 def test_use_beyond_the_reservation_is_taken_from_the_account_and_the_rest_from_the_source() -> None:
     journal = _opened(100)
     _reserve(journal, "60")
-    _settle(journal, [_used(130)], [_pending("60")])
+    _settle(journal, 60, 130)
     assert (_plan(journal).held, _plan(journal).used) == (0, 130)
     assert journal.balances["spent:tokens"].held == 130
     assert journal.balances["source:tokens"].held == -130  # 100 granted, 30 drawn
     overruns = [transfer.amount for transfer in journal.transfers if transfer.code is Code.OVERRUN]
     assert overruns == [30, 70]  # drawn from the source; charged beyond the 60 that were posted
-
-
-def test_use_after_the_reservation_was_voided_is_an_overrun_once() -> None:
-    journal = _opened(100)
-    assert _settle(journal, [_used(20), _used(20)], [_pending("60", resolved_by=Phase.VOID)]) == []
-    assert _plan(journal).used == 20
-
-
-def test_use_after_the_reservation_was_posted_is_a_repeat() -> None:
-    journal = _opened(100)
-    assert _settle(journal, [_used(20)], [_pending("60", resolved_by=Phase.POST)]) == []
-    assert _plan(journal).used == 0
-
-
-def test_posts_free_what_an_overrun_of_the_same_batch_needs() -> None:
-    journal = _opened(100)
-    _reserve(journal, "50")
-    _reserve(journal, "50", OTHER_KEY)
-    batch = [_used(90), Settlement(OTHER_KEY, {})]
-    _settle(journal, batch, [_pending("50"), _pending("50", OTHER_KEY)])
-    assert _plan(journal).held == 10
-    assert journal.balances["source:tokens"].held == -100  # nothing was drawn
 
 
 def test_a_new_day_lapses_what_is_left_and_grants_the_limit_less_what_is_still_reserved() -> None:
@@ -197,7 +156,7 @@ def _limited(limit: int) -> AccountTerms:
 def test_a_changed_limit_leaves_the_limit_less_what_was_used_and_reserved(limit: int, available: int) -> None:
     journal = _opened(100)
     _reserve(journal, "30")
-    _settle(journal, [_used(30)], [_pending("30")])
+    _settle(journal, 30, 30)
     _reserve(journal, "20", OTHER_KEY)
     journal.agree(PLAN, _limited(limit))
     account = _plan(journal).as_found_at(SATURDAY)
@@ -207,7 +166,7 @@ def test_a_changed_limit_leaves_the_limit_less_what_was_used_and_reserved(limit:
 def test_a_limit_that_is_lowered_and_raised_again_is_as_if_nothing_had_happened() -> None:
     journal = _opened(100)
     _reserve(journal, "80")
-    _settle(journal, [_used(80)], [_pending("80")])
+    _settle(journal, 80, 80)
     for limit in (50, 100, 50, 100):
         journal.agree(PLAN, _limited(limit))
     assert (_plan(journal).held, _plan(journal).used) == (20, 80)
@@ -261,11 +220,11 @@ def test_the_order_of_settling_changes_neither_what_was_spent_nor_what_is_left_w
         for position, (_, reserved, used) in enumerate(wanted):
             key = uuid5(KEY, str(position))
             _reserve(journal, str(reserved), key)
-            made.append((_pending(str(reserved), key), _used(used, key)))
+            made.append((reserved, used, key))
         if shuffled:
             random.shuffle(made)  # type: ignore[attr-defined]
-        for pending, settlement in made:
-            _settle(journal, [settlement], [pending])
+        for settled in made:
+            _settle(journal, *settled)
         plan = _plan(journal)
         return plan.held, plan.used, journal.balances["spent:tokens"].held
 
@@ -279,7 +238,7 @@ def test_debits_equal_credits_and_no_account_goes_below_zero(wanted: list[tuple[
     for position, (_, reserved, used) in enumerate(wanted):
         key = uuid5(KEY, str(position))
         if _reserve(journal, str(reserved), key):
-            _settle(journal, [_used(used, key)], [_pending(str(reserved), key)])
+            _settle(journal, reserved, used, key)
         assert _plan(journal).held >= 0
     totals: Counter[str] = Counter()
     for balance in journal.balances.values():
