@@ -141,8 +141,7 @@ def _print(report: BacktestReport) -> None:
     for point in (*sorted(report.singles, key=lambda single: single.cost_usd), *named):
         table.add_row(point.name, f"{point.accuracy:.1%}", f"${point.cost_usd:.6g}")
     console.print(table)
-    ratio_at = f"cost ratio at {report.best_single}'s accuracy"
-    table = plain_table("curve", "AIQ shared range", "AIQ own range", ratio_at)
+    table = plain_table("curve", "AIQ shared range", "AIQ own range", "cost ratio")
     for curve in (report.ours_with_escalation, report.ours, report.best_fixed_sequence, report.zero_router):
         ratio = curve.cost_ratio_at_best_single
         table.add_row(
@@ -152,6 +151,9 @@ def _print(report: BacktestReport) -> None:
             "never" if ratio is None else f"{ratio:.3f}",
         )
     console.print(table)
+    console.print(
+        f"cost ratio: the least cost at the accuracy of {report.best_single}, over its own cost", markup=False
+    )
     auc = "-" if report.success.auc is None else f"{report.success.auc:.3f}"
     console.print(
         f"success: AUC {auc}, Brier {report.success.brier:.4f} (training rates {report.success.brier_of_rates:.4f})"
