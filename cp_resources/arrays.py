@@ -29,6 +29,7 @@ NO_FIELD = b"\xff\xff\xff\xff"
 """NULL, as COPY takes it."""
 
 _INT8 = _Kind(20, 1016, ">i8")
+_FLOAT4 = _Kind(700, 1021, ">f4")
 _FLOAT8 = _Kind(701, 1022, ">f8")
 _UUID = _Kind(2950, 2951, "V16")
 _NUMERIC = _Kind(1700, 1231, "V24")
@@ -88,14 +89,21 @@ def numeric_values(whole: Integers, nano: Integers) -> NDArray[np.void]:
 
 def double_rows(rows: NDArray[Any] | Sequence[Sequence[float]]) -> NDArray[np.void]:
     """A `float8[]` in binary format for each of n rows of equal length."""
-    values = np.array(rows, dtype=np.float64, ndmin=2)
-    width = values.shape[1]
-    cell = np.dtype([("bytes", ">i4"), ("value", ">f8")])
-    made = np.empty(len(values), dtype=np.dtype([("head", f"V{_HEAD}"), ("cells", cell, (width,))]))
-    made["head"] = np.frombuffer(_head(_FLOAT8.oid, width), dtype=f"V{_HEAD}")
-    made["cells"]["bytes"] = 8
-    made["cells"]["value"] = values
-    return made.view(f"V{made.itemsize}").reshape(-1)
+    return _array_rows(np.array(rows, dtype=np.float64, ndmin=2), _FLOAT8)
+
+
+def real_rows(rows: NDArray[np.float32]) -> NDArray[np.void]:
+    """A `real[]` in binary format for each of n rows of equal length, (n, k)."""
+    return _array_rows(rows, _FLOAT4)
+
+
+def reals_of(values: Sequence[bytes]) -> NDArray[np.float32]:
+    """What `array_send` gave of n arrays `real[]` of one length without nulls, (n, k)."""
+    width = (len(values[0]) - _HEAD) // 8
+    cell = np.dtype([("bytes", ">i4"), ("value", _FLOAT4.dtype)])
+    shape = np.dtype([("head", f"V{_HEAD}"), ("cells", cell, (width,))])
+    found = np.frombuffer(b"".join(values), dtype=shape)
+    return found["cells"]["value"].astype(np.float32)
 
 
 def fields(columns: Mapping[str, NDArray[Any]], more: int) -> list[bytes]:
@@ -173,6 +181,16 @@ def _array(values: NDArray[Any], kind: _Kind) -> bytes:
     cells["bytes"] = cell["value"].itemsize
     cells["value"] = values
     return _head(kind.oid, len(values)) + cells.tobytes()
+
+
+def _array_rows(values: NDArray[Any], kind: _Kind) -> NDArray[np.void]:
+    width = values.shape[1]
+    cell = np.dtype([("bytes", ">i4"), ("value", kind.dtype)])
+    made = np.empty(len(values), dtype=np.dtype([("head", f"V{_HEAD}"), ("cells", cell, (width,))]))
+    made["head"] = np.frombuffer(_head(kind.oid, width), dtype=f"V{_HEAD}")
+    made["cells"]["bytes"] = cell["value"].itemsize
+    made["cells"]["value"] = values
+    return made.view(f"V{made.itemsize}").reshape(-1)
 
 
 def _head(oid: int, length: int) -> bytes:

@@ -83,7 +83,7 @@ class Assigner:
         self._registry = configuration.registry
         self._policies = configuration.policies
         self._policy = configuration.policies.assignment
-        self._store = AssignmentStore(database, self._policy)
+        self._store = AssignmentStore(database, self._policy, configuration.learned.calibration.trait_model)
         self._batches = AssignmentBatches(database)
         self._breakers = BreakerStore(database, configuration)
         self._arms = ArmsInForce(database, configuration)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
@@ -96,6 +96,7 @@ class Facts:
 
     def __init__(self, rows: Iterable[Row], config_hash: str) -> None:
         self.rows: dict[int, Row] = {row.task: row for row in rows}
+        self.traits = _traits(self.rows.values())
         self.ids: dict[int, UUID] = {
             task: decision_id(row.task_id, row.decisions, config_hash) for task, row in self.rows.items()
         }
@@ -116,9 +117,19 @@ class Facts:
     def frame(self) -> pd.DataFrame:
         """One row a task, as strategies read it."""
         return pd.DataFrame(list(self.rows.values())).assign(
+            traits=pd.Series([self.traits.get(task) for task in self.rows], dtype=object),
             decision_id=pd.Series(list(self.ids.values()), dtype=object),
             tiers_either_side=[relaxation(row.last_attempt) for row in self.rows.values()],
         )
+
+
+def _traits(rows: Collection[Row]) -> dict[int, tuple[float, ...]]:
+    """Traits of the tasks that have any, by task."""
+    told = [row for row in rows if row.traits is not None]
+    if not told:
+        return {}
+    seen = arrays.reals_of([row.traits for row in told]).tolist()
+    return {row.task: tuple(traits) for row, traits in zip(told, seen, strict=True)}
 
 
 def spelled_out(
@@ -131,11 +142,16 @@ def spelled_out(
 
 
 class AssignmentStore:
-    """Tasks to be decided, and decisions."""
+    """Tasks to be decided, and decisions.
 
-    def __init__(self, database: Database, policy: AssignmentPolicy) -> None:
+    Args:
+        trait_model: whose traits predictions weigh; those of another one are not read.
+    """
+
+    def __init__(self, database: Database, policy: AssignmentPolicy, trait_model: str | None = None) -> None:
         self._database = database
         self._policy = policy
+        self._asked = {"of_no_model": _OF_NO_MODEL, "trait_model": trait_model}
 
     def due(self, day: date, due: datetime, limit: int | None) -> list[int]:
         """Scored tasks of a day that were due at `due`, the most valuable first."""
@@ -163,7 +179,7 @@ class AssignmentStore:
         Args:
             lock: keep the rows until the transaction ends, and leave out those that another one keeps.
         """
-        parameters = {"tasks": arrays.int8s(tasks), "due": due, "of_no_model": _OF_NO_MODEL}
+        parameters = {"tasks": arrays.int8s(tasks), "due": due, **self._asked}
         with connection.cursor(row_factory=namedtuple_row) as cursor:
             query = _LOCKED_TASKS if lock else _TASKS
             return Facts(cursor.execute(query, parameters).fetchall(), config_hash)
@@ -171,7 +187,7 @@ class AssignmentStore:
     def ask(self, connection: psycopg.Connection, task_id: str) -> psycopg.Cursor[Row]:
         """Ask for the facts of one task, empty unless it is open; read them from the cursor, after a pipeline's end."""
         cursor = connection.cursor(row_factory=namedtuple_row)
-        return cursor.execute(_ONE_TASK, {"task_id": task_id, "of_no_model": _OF_NO_MODEL}, prepare=True)
+        return cursor.execute(_ONE_TASK, {"task_id": task_id, **self._asked}, prepare=True)
 
     def lock_unchanged(self, connection: psycopg.Connection, rows: Sequence[Row]) -> set[int]:
         """Lock the tasks that are as they were when their facts were read, and that nobody else has locked."""
@@ -465,6 +481,7 @@ SELECT t.id AS task, t.task_id, t.submission_day, t.state, t.reason, t.deadline,
     extract(epoch FROM now() - t.submitted_at)::float8 / 3600 AS waiting_hours,
     s.effective_score AS value_score, s.domain, s.complexity, s.risk,
     s.input_mean, s.input_median, s.input_high, s.output_mean, s.output_median, s.output_high,
+    CASE WHEN s.trait_model = %(trait_model)s::text THEN array_send(s.traits) END AS traits,
     dependency.failed AS dependencies_failed, dependency.pending AS dependencies_pending,
     failure.models AS failed_models, coalesce(failure.is_poor, false) AS was_done_poorly,
     (SELECT count(*) FROM cp.assignments a WHERE a.task = t.id) AS decisions

@@ -7,7 +7,9 @@ from datetime import date, timedelta
 from typing import Any, LiteralString
 from uuid import UUID
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -15,20 +17,23 @@ from cp_core.assignment.calibration import ModelTokens
 from cp_core.assignment.market import Catalogue
 from cp_core.assignment.replay import StoredRound
 from cp_core.assignment.strategies import Strategy
-from cp_core.learning.ability import tells_of_model
-from cp_core.learning.candidate import Change, Found, Ground, make_candidate
+from cp_core.learning.candidate import Change, Examples, Found, Ground, make_candidate
 from cp_core.learning.corrections import learn_success
 from cp_core.learning.decay import is_of_newest_version
 from cp_core.learning.experiments.verdict import ExperimentResults
 from cp_core.learning.gates.evidence import Evidence
-from cp_core.learning.selections import Settled, selections_of
+from cp_core.learning.selections import Judge, Settled, selections_of
+from cp_core.learning.texts import TextsFound
 from cp_core.learning.token_calibration import TokenCell, calibrate_tokens
+from cp_core.learning.traits_seen import Seen, chosen_tasks
 from cp_core.scoring.config import Domain, ScoringConfig
 from cp_resources.assignment_store import spelled_out
 from cp_resources.champion import ConfigurationStore
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.learning_results import LearningResults
+from cp_resources.text_learning import MOST_TASKS, judged
+from cp_resources.trait_models import TraitModels
 
 _MOST_DECISIONS = 20_000  # that are made again; beyond it, a choice by hash
 
@@ -55,25 +60,44 @@ class Candidates:
         rows = rows[is_of_newest_version(rows)]
         earlier = rows[rows["age_days"] >= policy.holdout_days]
         later = rows[rows["age_days"] < policy.holdout_days]
+        told, judges = judged(earlier), judged(later)
         bases = ConfigurationStore(self._database).scoring_of(earlier["config_hash"].dropna().unique())
-        found = _found(earlier, ground, policy.max_change, bases)
+        found = _found(earlier, told, ground, policy.max_change, bases)
         values = LearningResults(self._database).read(day, "value_calibration") or {}
         found = found.model_copy(update={"scoring": {**values.get("scoring", {}), **found.scoring}})
-        candidate = make_candidate(found, ground, policy.max_change)
+        texts = self._texts(day)
+        found = found.model_copy(update={"texts": texts})
+        learned_from, judged_by = (chosen_tasks(part["task"], MOST_TASKS) for part in (told, judges))
+        seen = self._seen(np.union1d(learned_from, judged_by), texts, in_force)
+        examples = told[np.isin(told["task"], learned_from)].drop_duplicates("task")
+        candidate = make_candidate(found, ground, policy.max_change, Examples(examples, seen))
         first = day - timedelta(days=policy.holdout_days - 1)
         decided, ended = self._ends(first, day)
         return Evidence(
             ground=ground,
             candidate=candidate,
             policy=policy,
-            earlier=_judged(earlier),
-            later=_judged(later),
+            earlier=told,
+            later=judges,
             decided=decided,
             ended=ended,
-            selections=self._selections(first, day, in_force, files.with_learned(candidate.learned)),
+            selections=self._selections(first, day, in_force, files.with_learned(candidate.learned), seen),
             unbalanced=self._unbalanced(day),
             seed=day.toordinal(),
+            seen=seen,
         )
+
+    def _texts(self, day: date) -> TextsFound | None:
+        """What the day's success model says of texts; None when it said nothing."""
+        found = LearningResults(self._database).read(day, "success_model")
+        texts = (found or {}).get("texts")
+        return None if texts is None else TextsFound.model_validate(texts)
+
+    def _seen(self, tasks: NDArray[np.int64], texts: TextsFound | None, in_force: Configuration) -> Seen:
+        """What the trait models in force and of the candidate see in tasks, as production would have had it."""
+        eyes = {in_force.learned.calibration.trait_model, texts.trait_model if texts else None}
+        models = TraitModels(self._database)
+        return {eye: models.look_at(tasks.tolist(), eye) for eye in eyes if eye is not None}
 
     def write(
         self, day: date, version: str, against: str, changes: Sequence[Change], run_id: str | None
@@ -125,9 +149,12 @@ class Candidates:
         return decided, ended
 
     def _selections(
-        self, first: date, last: date, in_force: Configuration, candidate: Configuration
+        self, first: date, last: date, in_force: Configuration, candidate: Configuration, seen: Seen
     ) -> pd.DataFrame | None:
-        """None where the written policy selects: it does not look at predictions."""
+        """None where the written policy selects: it does not look at predictions.
+
+        Decisions about tasks whose text was not looked at are left out where texts have a say.
+        """
         if in_force.policies.assignment.strategy == Strategy.TIERED:
             return None
         parameters = {"first": first, "last": last, "most": _MOST_DECISIONS}
@@ -135,7 +162,14 @@ class Candidates:
             decisions = cursor.execute(_DECISIONS, parameters).fetchall()
             batches = list({row["batch"] for row in decisions})
             rounds = {row["id"]: row for row in cursor.execute(_ROUNDS, [batches]).fetchall()}
-        now, then = _catalogue(in_force), _catalogue(candidate)
+        eyes = [each.learned.calibration.trait_model for each in (in_force, candidate)]
+        for eye in filter(None, eyes):
+            known = seen[eye].known(pd.Series([row["task"] for row in decisions], dtype=np.int64))
+            decisions = [row for row, is_known in zip(decisions, known, strict=True) if is_known]
+        now, then = (
+            Judge(_catalogue(each), None if eye is None else seen[eye])
+            for each, eye in zip((in_force, candidate), eyes, strict=True)
+        )
         return selections_of(
             [(_round(rounds[batch]), settled) for batch, settled in _by_round(decisions)],
             now,
@@ -145,11 +179,14 @@ class Candidates:
 
 
 def _found(
-    earlier: pd.DataFrame, ground: Ground, max_change: float, bases_of: Mapping[str, ScoringConfig]
+    earlier: pd.DataFrame,
+    told: pd.DataFrame,
+    ground: Ground,
+    max_change: float,
+    bases_of: Mapping[str, ScoringConfig],
 ) -> Found:
-    """What the outcomes of the earlier days ask for."""
-    judged = _judged(earlier)
-    if judged.empty:
+    """What the outcomes of the earlier days ask for; `told` are those that say something of the model."""
+    if told.empty:
         return Found()
     in_force = ground.learned
     tokens = calibrate_tokens(
@@ -160,7 +197,7 @@ def _found(
         bases_of=bases_of,
     )
     return Found(
-        success=learn_success(judged, ground.expectations()),
+        success=learn_success(told, ground.expectations()),
         tokens=_whole_cells(tokens.cells, ground),
         scoring=tokens.scoring,
     )
@@ -174,11 +211,6 @@ def _whole_cells(cells: Sequence[TokenCell], ground: Ground) -> dict[str, dict[D
         before = by_domain.get(cell.domain, ground.tokens_of(cell.model, cell.domain))
         by_domain[cell.domain] = before.model_copy(update={cell.kind: cell.factors})
     return found
-
-
-def _judged(rows: pd.DataFrame) -> pd.DataFrame:
-    """Attempts that say something of the model: not those that the provider or the platform ended."""
-    return rows[tells_of_model(rows["reason"])]
 
 
 def _catalogue(configuration: Configuration) -> Catalogue:
@@ -203,6 +235,7 @@ def _by_round(decisions: Iterable[Mapping[str, Any]]) -> list[tuple[UUID, list[S
     for row in decisions:
         found.setdefault(row["batch"], []).append(
             Settled(
+                task=row["task"],
                 explanation=spelled_out(row["explanation"], row["figures"], row["legend"]),
                 propensity=row["propensity"],
                 delivered=row["effective_score"] if row["succeeded"] else 0.0,
@@ -219,7 +252,8 @@ _ENDS: LiteralString = """
       AND EXISTS (SELECT FROM assignments a WHERE a.task = t.id AND a.outcome = 'assigned')
 """
 _DECISIONS: LiteralString = """
-    SELECT a.batch, a.propensity, a.explanation, a.figures, b.legend, s.effective_score, came.succeeded, came.paid_usd
+    SELECT a.batch, a.task, a.propensity, a.explanation, a.figures, b.legend, s.effective_score, came.succeeded,
+        came.paid_usd
     FROM assignments a
     JOIN assignment_batches b ON b.id = a.batch
     JOIN task_scores s ON s.task = a.task

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from cp_core.learning.learned import Learned
 from cp_core.scoring.config import ScoringConfig
+from cp_resources.artifacts import Artifacts
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.errors import UserError
@@ -63,12 +64,21 @@ class ConfigurationStore:
         champion = self.pointers().get("champion")
         return files if champion is None else self.laid_over(files, champion)
 
+    def in_force_before(self, day: date, files: Configuration) -> Configuration:
+        """What a day's night starts from, however often it is repeated: see `champion_before`."""
+        champion = self.champion_before(day)
+        return files if champion is None else self.laid_over(files, champion)
+
     def laid_over(self, files: Configuration, version: str) -> Configuration:
         """The files with the learned numbers of a stored version over them, as far as they fit."""
         try:
             learned, left_out = self.learned(version).fitting(files.registry, files.scoring)
         except ValidationError as error:
             learned, left_out = Learned(), [f"all of it, which this release cannot read: {error}"]
+        eye = learned.calibration.trait_model
+        if eye is not None and not Artifacts(self._database).has(eye):
+            learned = learned.without_texts()
+            left_out.append(f"what texts say: trait model {eye}, which sees them, is not stored")
         if left_out:
             self._say_what_was_left_out(version, left_out)
         return files.with_learned(learned)

@@ -17,16 +17,21 @@ from typing import TYPE_CHECKING, Any, LiteralString
 import numpy as np
 import pandas as pd
 
+from cp_core.assignment.predict import shift_log_odds
 from cp_core.learning.candidate import Change, Ground
 from cp_core.learning.expectations import cells_of
 from cp_core.learning.experiments.verdict import Comparison, ExperimentResults
 from cp_core.learning.gates.verdict import REQUIRED, Verdict
+from cp_core.learning.success_cells import SuccessFound
+from cp_core.learning.traits_seen import Seen, chosen_tasks, text_shifts
 from cp_resources.candidates import Candidates
 from cp_resources.champion import ConfigurationStore
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.gate_results import GateResults
 from cp_resources.learning_results import LearningResults
+from cp_resources.text_learning import MOST_TASKS
+from cp_resources.trait_models import TraitModels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +69,8 @@ class LearningReports:
             _gates(verdicts),
             _changes(changes),
             _ranking(rows),
-            _calibration(rows, configuration),
+            self._calibration(rows, configuration),
+            self._texts(day),
             _tokens(rows),
             self._prices(day),
             self._experiments(day),
@@ -117,6 +123,30 @@ class LearningReports:
             if failed
             else "Every gate was passed; it has not been promoted."
         )
+
+    def _calibration(self, rows: pd.DataFrame, configuration: Configuration) -> Section:
+        """Of tasks whose text was looked at, where what is in force looks at texts: of a choice of them by hash."""
+        eye = configuration.learned.calibration.trait_model
+        if eye is None or rows.empty:
+            return _calibration(rows, configuration, {})
+        seen = TraitModels(self._database).look_at(chosen_tasks(rows["task"], MOST_TASKS).tolist(), eye)
+        return _calibration(rows[seen.known(rows["task"])], configuration, {eye: seen})
+
+    def _texts(self, day: date) -> Section:
+        found = LearningResults(self._database).read(day, "success_model")
+        texts = SuccessFound.model_validate(found).texts if found else None
+        if texts is None:
+            return Section("What texts say", "Nobody looked into it on this day.")
+        rows = [
+            (name, *("" if each is None else f"{each:.4f}" for each in pair))
+            for name, pair in (("AUC", texts.auc), ("Brier score", texts.brier))
+            if pair is not None
+        ]
+        words = (
+            "Predictions by model, domain and complexity alone, and with the text of the task, on later days than they "
+            f"were learned from. {texts.says[0].upper()}{texts.says[1:]}."
+        )
+        return Section("What texts say", words, ["measure", "kind alone", "kind and text"], rows)
 
     def _prices(self, day: date) -> Section:
         rows = self._database.fetch(_PRICES, [day - timedelta(days=_PRICE_DAYS), day])
@@ -264,7 +294,7 @@ def _ranking(rows: pd.DataFrame) -> Section:
     )
 
 
-def _calibration(rows: pd.DataFrame, configuration: Configuration) -> Section:
+def _calibration(rows: pd.DataFrame, configuration: Configuration, seen: Seen) -> Section:
     words = (
         "Tasks are grouped by the chance of success that what is in force gives them. On the dashed line, it is right; "
         "below it, it is too confident."
@@ -276,7 +306,8 @@ def _calibration(rows: pd.DataFrame, configuration: Configuration) -> Section:
     known = cells >= 0
     if not known.any():
         return Section("Is the chance of success right?", f"{words} There are no attempts yet.")
-    chance = expected.success.ravel()[cells[known]]
+    shifts = text_shifts(rows[known], configuration.learned.calibration, seen)
+    chance = shift_log_odds(expected.success.ravel()[cells[known]], shifts)
     won = rows["has_succeeded"].to_numpy(dtype=float)[known]
     bins = np.minimum((chance * _BINS).astype(int), _BINS - 1)
     n = np.bincount(bins, minlength=_BINS)

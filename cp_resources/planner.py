@@ -136,7 +136,9 @@ class Planner:
         self._configuration = configuration
         self._policies = policies = configuration.policies
         self._clock = clock
-        self._store = AssignmentStore(database, policies.assignment)
+        self._store = AssignmentStore(
+            database, policies.assignment, configuration.learned.calibration.trait_model
+        )
         self.cache: PlannerCache[Answer] | None = None
         if policies.flags.planner_cache_enabled:
             self.cache = _cache_of_process(policies.inline.cache_ttl_seconds, policies.inline.cache_entries)
@@ -347,7 +349,7 @@ class Planner:
         has_room = self._has_room(going)
         with telemetry.step("decide", self._clock):
             answer = self._desk.decide(
-                row._asdict(),
+                row._asdict() | {"traits": going.facts.traits.get(row.task)},
                 Circumstances(
                     accounts=going.accounts,
                     now=going.facts.now,

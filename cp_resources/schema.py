@@ -246,11 +246,13 @@ task_scores = Table(
     Column("output_low", Double, nullable=False),
     Column("output_high", Double, nullable=False),
     Column("traits", ARRAY(REAL), comment="what the trait model saw in the text; null: none was in force"),
+    Column("trait_model", Text, comment="hash of the artifact that saw the traits"),
     Column("config_hash", Text, nullable=False),
     _timestamp("scored_at", default_now=True),
     CheckConstraint("score BETWEEN 0 AND 100", name="score"),
     CheckConstraint("override_score BETWEEN 0 AND 100", name="override_score"),
     CheckConstraint("(override_score IS NULL) = (override_reason IS NULL)", name="override_reason"),
+    CheckConstraint("(traits IS NULL) = (trait_model IS NULL)", name="traits"),
     Index("ix_task_scores_submission_day", "submission_day"),
 )
 
@@ -657,6 +659,7 @@ learning_reports = Table(
     _timestamp("made_at", default_now=True),
 )
 
+# Triggers of the migration refuse UPDATE, DELETE and TRUNCATE.
 artifacts = Table(
     "artifacts",
     metadata,

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import date
+from itertools import repeat
 from types import MappingProxyType
 from typing import Any, LiteralString
 
@@ -30,6 +31,7 @@ from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.errors import UserError
 from cp_resources.events import announce
+from cp_resources.trait_models import Looks, TraitModels
 
 CHUNK = 20_000
 """Tasks read, scored and stored at a time, so that memory does not grow with the day."""
@@ -60,8 +62,10 @@ class ScoreStore:
         with ThreadPoolExecutor(_WRITERS) as writers:
             while len(tasks := self.unscored(day, after=after, limit=CHUNK)):
                 for part in arms.parts(tasks.index.tolist()):
-                    scores = score_tasks(tasks.loc[list(part.tasks)], part.configuration.scoring)
-                    storing.append(writers.submit(self._add_scores, scores, day, part))
+                    own = tasks.loc[list(part.tasks)]
+                    scores = score_tasks(own, part.configuration.scoring)
+                    looks = self._look_at(own, scores, part.configuration)
+                    storing.append(writers.submit(self._add_scores, scores, day, part, looks))
                     if len(storing) > _WRITERS:
                         storing.popleft().result()
                 scored, after = scored + len(tasks), int(tasks.index[-1])
@@ -106,10 +110,15 @@ class ScoreStore:
         frame = self.task(task_id)
         [part] = ArmsInForce(self._database, configuration).parts(frame.index.tolist())
         scores = score_tasks(frame, part.configuration.scoring)
-        self.write_scores(scores, part.configuration.content_hash, part.exposures)
+        looks = self._look_at(frame, scores, part.configuration)
+        self.write_scores(scores, part.configuration.content_hash, part.exposures, looks)
 
     def write_scores(
-        self, scores: pd.DataFrame, config_hash: str, exposures: Exposures = MappingProxyType({})
+        self,
+        scores: pd.DataFrame,
+        config_hash: str,
+        exposures: Exposures = MappingProxyType({}),
+        looks: Looks | None = None,
     ) -> None:
         """Store scores in one transaction; a task that has one gets the new one, and keeps a person's override.
 
@@ -117,27 +126,45 @@ class ScoreStore:
             scores: `SCORE_COLUMNS`, the index is `tasks.id`.
             config_hash: content hash of the configuration they were made under.
             exposures: the arms of experiments that the tasks have.
+            looks: what the configuration's trait model saw in the texts, in the order of `scores`, if it has one.
         """
         if scores.empty:
             return
         with self._database.transaction() as connection:
             connection.execute(_STAGE)
-            _copy(connection, _COPY_STAGED, _rows(scores))
+            _copy(connection, _COPY_STAGED, _rows(scores, looks))
             connection.execute(_LOCK_STAGED)
             connection.execute(_UPSERT, {"config_hash": config_hash})
             connection.execute(_VALUE_OF_STAGED)
             _expose(connection, scores, exposures)
 
-    def _add_scores(self, scores: pd.DataFrame, day: date, part: Part) -> None:
+    def _look_at(
+        self, tasks: pd.DataFrame, scores: pd.DataFrame, configuration: Configuration
+    ) -> Looks | None:
+        """What the trait model in force sees in tasks that have just been scored; None when there is none.
+
+        Raises:
+            ArtifactError: it cannot be read.
+        """
+        eye = configuration.learned.calibration.trait_model
+        if eye is None:
+            return None
+        from cp_core.learning.trait_model import text_of
+
+        texts = [text_of(*parts) for parts in zip(tasks["title"], tasks["description"], strict=True)]
+        kinds = (scores["domain"] + "/" + scores["complexity"]).tolist()
+        return Looks(eye, TraitModels(self._database).load(eye).traits_of(texts, kinds))
+
+    def _add_scores(self, scores: pd.DataFrame, day: date, part: Part, looks: Looks | None) -> None:
         """Store the first scores of tasks of a day: as `write_scores`, faster. If another process scored one of them
         meanwhile, all go that way."""
         config_hash = part.configuration.content_hash
         with suppress(UniqueViolation), self._database.transaction() as connection:
             with connection.cursor().copy(_COPY_NEW) as copy:
-                copy.write(arrays.copied(_binary_rows(scores, day, config_hash)))
+                copy.write(arrays.copied(_binary_rows(scores, day, config_hash, looks)))
             _expose(connection, scores, part.exposures)
             return
-        self.write_scores(scores, config_hash, part.exposures)
+        self.write_scores(scores, config_hash, part.exposures, looks)
 
     def score(self, task_id: str) -> dict[str, Any] | None:
         """Every stored column of a task's score, or None while it has none.
@@ -215,12 +242,14 @@ def _expose(connection: psycopg.Connection, scores: pd.DataFrame, exposures: Exp
         expose(connection, ((task_id, one) for task, task_id in names for one in given[task]))
 
 
-def _rows(scores: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+def _rows(scores: pd.DataFrame, looks: Looks | None) -> Iterator[tuple[Any, ...]]:
     columns = [scores[name].tolist() for name in SCORE_COLUMNS]
-    return zip(scores.index.tolist(), *columns, strict=True)
+    traits = looks.traits.tolist() if looks else repeat(None, len(scores))
+    eye = repeat(looks.trait_model if looks else None, len(scores))
+    return zip(scores.index.tolist(), *columns, traits, eye, strict=True)
 
 
-def _binary_rows(scores: pd.DataFrame, day: date, config_hash: str) -> Iterator[bytes]:
+def _binary_rows(scores: pd.DataFrame, day: date, config_hash: str, looks: Looks | None) -> Iterator[bytes]:
     """Rows of `_COPY_NEW`: numbers first, then the names, of which the tasks share few combinations."""
     heads = arrays.fields(
         {
@@ -229,17 +258,22 @@ def _binary_rows(scores: pd.DataFrame, day: date, config_hash: str) -> Iterator[
             **{name: scores[name].to_numpy(dtype=">f8") for name in _REAL},
             "submission_day": arrays.day_values(day, len(scores)),
         },
-        more=len(_NAMED) + 1,
+        more=len(_NAMED) + 3,
     )
     of_all = arrays.field(config_hash.encode())
+    of_all += arrays.field(looks.trait_model.encode() if looks else None)
+    traits: Iterable[bytes] = repeat(arrays.NO_FIELD)
+    if looks:
+        traits = map(arrays.field, arrays.pieces(arrays.real_rows(looks.traits)))
     tails: dict[tuple[str, ...], bytes] = {}
     names = zip(*(scores[name].tolist() for name in _NAMED), strict=True)
-    for head, named in zip(heads, names, strict=True):
+    for head, named, seen in zip(heads, names, traits, strict=False):
         tail = tails.get(named)
         if tail is None:
             tail = tails[named] = b"".join([arrays.field(name.encode()) for name in named]) + of_all
         yield head
         yield tail
+        yield seen
 
 
 def _unknown(task_id: str) -> ScoreError:
@@ -281,7 +315,8 @@ _OVERRIDE: LiteralString = """
     )
     UPDATE cp.tasks t SET value_score = changed.effective_score FROM changed WHERE t.id = changed.task
 """
-_NAMES = sql.SQL(", ").join(sql.Identifier(name) for name in SCORE_COLUMNS)
+_WRITTEN = (*SCORE_COLUMNS, "traits", "trait_model")
+_NAMES = sql.SQL(", ").join(sql.Identifier(name) for name in _WRITTEN)
 _STAGE = sql.SQL(
     "CREATE TEMP TABLE staged_scores ON COMMIT DROP AS SELECT task, {} FROM cp.task_scores WITH NO DATA"
 ).format(_NAMES)
@@ -290,7 +325,8 @@ _WHOLE = ("files", "lines")
 _NAMED = ("size_source", "complexity", "time_bonus_reason", "domain", "domain_source", "risk")
 _REAL = tuple(name for name in SCORE_COLUMNS if name not in (*_WHOLE, *_NAMED))
 _COPY_NEW = sql.SQL(
-    "COPY cp.task_scores (task, {}, submission_day, {}, config_hash) FROM STDIN (FORMAT BINARY)"
+    "COPY cp.task_scores (task, {}, submission_day, {}, config_hash, trait_model, traits) FROM STDIN "
+    "(FORMAT BINARY)"
 ).format(*(sql.SQL(", ").join(map(sql.Identifier, names)) for names in ((*_WHOLE, *_REAL), _NAMED)))
 _UPSERT = sql.SQL(
     """
@@ -302,8 +338,8 @@ _UPSERT = sql.SQL(
     """
 ).format(
     names=_NAMES,
-    staged=sql.SQL(", ").join(sql.Identifier("s", name) for name in SCORE_COLUMNS),
-    excluded=sql.SQL(", ").join(sql.Identifier("excluded", name) for name in SCORE_COLUMNS),
+    staged=sql.SQL(", ").join(sql.Identifier("s", name) for name in _WRITTEN),
+    excluded=sql.SQL(", ").join(sql.Identifier("excluded", name) for name in _WRITTEN),
 )
 # In one order, so that two writers of the same tasks wait for each other instead of stopping each other.
 _LOCK_STAGED: LiteralString = """

@@ -76,8 +76,7 @@ def candidate_config(
 
     day = day_of(context)
     store = ConfigurationStore(database)
-    champion = store.champion_before(day)
-    in_force = configuration.files if champion is None else store.laid_over(configuration.files, champion)
+    in_force = store.in_force_before(day, configuration.files)
     candidates = Candidates(database)
     outcomes = observations.window(day, in_force.policies.learning.window_days)
     evidence = candidates.make(day, in_force, outcomes)

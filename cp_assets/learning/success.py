@@ -1,5 +1,8 @@
 """How likely each model's work is good enough, as a table that predictions read."""
 
+import math
+from collections.abc import Sequence
+
 from dagster import AssetExecutionContext, MaterializeResult, ResourceParam, asset
 
 from cp_assets.checks import Check, checks_of
@@ -18,7 +21,8 @@ from cp_resources.observations import Observations
     group_name="learning",
     kinds={"python", "scikitlearn", "postgres"},
     description="The probability that a model's work is good enough, by model, domain and complexity, from the "
-    "estimates of the window that ends with the day; with what it is worth on tasks that it was not made from.",
+    "estimates of the window that ends with the day; with what it is worth on tasks that it was not made from. And "
+    "what texts say beside it, where they predict later days better than the table alone.",
 )
 def success_model(
     context: AssetExecutionContext,
@@ -30,11 +34,16 @@ def success_model(
     from cp_core.learning.decay import WINDOW_DAYS
     from cp_core.learning.estimates import estimate_performance
     from cp_core.learning.success_cells import find_success
+    from cp_resources.champion import ConfigurationStore
     from cp_resources.learning_results import LearningResults
+    from cp_resources.text_learning import learn_from_texts
 
     day = day_of(context)
     outcomes = observations.window(day, WINDOW_DAYS)
+    in_force = ConfigurationStore(database).in_force_before(day, configuration.files)
+    texts = learn_from_texts(database, day, outcomes, in_force)
     found = find_success(estimate_performance(outcomes), outcomes)
+    found = found.model_copy(update={"texts": texts})
     LearningResults(database).write(
         day, "success_model", found, config_hash=configuration.content_hash, run_id=context.run_id
     )
@@ -45,6 +54,7 @@ def success_model(
         for complexity, rate in complexities.items()
     ]
     quality = found.quality
+    sizes = {model: _size(weights) for model, weights in texts.success.items()}
     return MaterializeResult(
         metadata={
             "dagster/row_count": len(rows),
@@ -57,6 +67,21 @@ def success_model(
                 ["predicted", "came"],
                 zip(quality.predicted, quality.observed, strict=True) if quality else (),
             ),
+            "texts": texts.says,
+            "trait model": texts.trait_model or "none",
+            "what texts say": bars(
+                sizes,
+                title="How far the traits of a text move each model",
+                axis="log-odds a trait, all together",
+            ),
+            "kind alone, and kind and text, on later days": table(
+                ["measure", "kind", "kind and text"],
+                [
+                    (name, *pair)
+                    for name, pair in (("AUC", texts.auc), ("Brier score", texts.brier))
+                    if pair is not None
+                ],
+            ),
             **(
                 {"Brier score": quality.brier, "calibration error": quality.calibration_error}
                 if quality
@@ -65,6 +90,10 @@ def success_model(
             **({"AUC": quality.auc} if quality and quality.auc is not None else {}),
         }
     )
+
+
+def _size(weights: Sequence[float]) -> float:
+    return math.hypot(*weights)
 
 
 success_model_checks = checks_of(

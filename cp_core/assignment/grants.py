@@ -41,7 +41,7 @@ class Grants:
         needed: what each stage takes once it is reached, (n, stages), likewise.
         list_nanousd: list price of the plan's expected tokens, (n,).
         propensity: probability with which the plan was drawn, (n,); 0: not known.
-        figures: of their explanations, see `packed.FIGURES`, (n, FIGURES).
+        figures: of their explanations, see `packed.FIGURES`, (n, FIGURES), and traits if there are any.
     """
 
     task: Integers

@@ -133,8 +133,8 @@ class Desk:
 
         Args:
             task: task, task_id, value_score, domain, complexity, risk, the means, medians and upper ends of its tokens,
-                deadline (or None), waiting_hours, failed_models, dependencies_failed and dependencies_pending (lists
-                or None).
+                traits (if there are any), deadline (or None), waiting_hours, failed_models, dependencies_failed and
+                dependencies_pending (lists or None).
             tick: seconds of a clock that never goes back, for the cache.
 
         Raises:
@@ -315,6 +315,7 @@ class Desk:
             task["risk"],
             task["waiting_hours"],
             *(task[name] for name in _TOKENS),
+            task.get("traits"),
             _time_left(task["deadline"], self._policy, now_at.now),
             tuple(
                 (
@@ -401,6 +402,7 @@ def _columns(task: Mapping[str, Any]) -> dict[str, Any]:
         },
         **{name: np.array([task[name]], dtype=object) for name in _NAMES},
         **{name: [task[name]] for name in _LISTS},
+        "traits": [task.get("traits")],
         "deadline": np.array(
             [deadline and deadline.astimezone(UTC).replace(tzinfo=None)], dtype="datetime64[us]"
         ),

@@ -196,7 +196,7 @@ def open_market(
     """Set a market up.
 
     Args:
-        tasks: n rows with value_score, domain, complexity, input_mean, input_median, output_mean, output_median.
+        tasks: n rows with value_score, and what `Predictor.predict` reads.
         accounts: what the accounts hold; every account of the catalogue must be among them.
         option_codes: why each option may not be given to each task, (n, m), see `eligibility.Eligibility`.
         required_success: see `Market`.

@@ -36,7 +36,8 @@ _DRAW_AT = _PLAN_AT + SHOWN * (1 + len(WEIGHED))
 FIGURES = _DRAW_AT + DRAWN * 2
 """Numbers of an explanation, in this order: `FACTS`; positions of `NAMES` in the legend's names; position of what is
 ruled out; position in `SETTLED_BY`, `NOT_GIVEN` or `TURNED_AWAY`; the chosen plan and the best others, each with its
-figures `WEIGHED`; the plans that exploration drew from, each with its probability. A plan of -1 is none."""
+figures `WEIGHED`; the plans that exploration drew from, each with its probability. A plan of -1 is none. Where
+predictions looked at the text, its traits follow."""
 
 SETTLED_BY = ("prices", "rounding", "exploration", "overdue")
 NOT_GIVEN = -1
@@ -67,7 +68,7 @@ class Packed(Mapping[str, Any]):
     """One explanation.
 
     Args:
-        figures: `FIGURES` numbers.
+        figures: `FIGURES` numbers, and traits if there are any.
         legend: of its round.
         own: what cannot be said in numbers: the deadline that passed, the tasks it depends on.
     """
@@ -96,6 +97,8 @@ class Packed(Mapping[str, Any]):
         spelled: dict[str, Any] = {"strategy": legend.strategy}
         spelled |= {name: float(value) for name, value in zip(FACTS, figures, strict=False)}
         spelled |= {name: legend.names[name][code] for name, code in zip(NAMES, names, strict=True)}
+        if len(figures) > FIGURES:
+            spelled["traits"] = [float(trait) for trait in figures[FIGURES:]]
         spelled["excluded"] = legend.excluded[excluded]
         spelled |= self.own
         if settled_by == TURNED_AWAY:

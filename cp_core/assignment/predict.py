@@ -113,12 +113,17 @@ class Predictor:
         self._seconds_per_token = _column(1 / policy.tokens_per_second[model.tier] for model in models)
         self._start_seconds = policy.start_seconds
 
+    @property
+    def traits(self) -> int:
+        """How many traits of a text it weighs; 0 where it does not look at texts."""
+        return 0 if self._trait_weights is None else self._trait_weights.shape[2]
+
     def predict(self, tasks: Columns) -> Predictions:
         """Predict every pair.
 
         Args:
             tasks: n rows with domain, complexity, input_mean, input_median, output_mean and output_median (tokens),
-                and, where the calibration looks at texts, traits: (n, k).
+                and, where the calibration looks at texts, traits, see `trait_matrix`.
 
         Raises:
             KeyError: a domain or complexity that is not known.
@@ -132,7 +137,7 @@ class Predictor:
             tasks, "output", domains
         )
         if self._trait_weights is not None and "traits" in tasks:
-            traits = np.asarray(tasks["traits"], dtype=np.float64)
+            traits = trait_matrix(tasks["traits"], self.traits)
             shift, input_shift, output_shift = self._trait_weights @ traits.T
             success = shift_log_odds(success, shift)
             input_mean, input_median = input_mean * np.exp(input_shift), input_median * np.exp(input_shift)
@@ -156,6 +161,22 @@ class Predictor:
         if self._learned is None:
             return median
         return np.where(_per_domain(self._learned, domains), _row(tasks[f"{kind}_mean"]), median)
+
+
+def trait_matrix(column: Iterable[Sequence[float] | None], traits: int) -> Doubles:
+    """Traits of n tasks, (n, traits): 0, which moves nothing, for a task that has none, or has another trait model's.
+
+    Args:
+        column: of each task its traits, by the trait model of the calibration, or None.
+    """
+    if isinstance(column, np.ndarray) and column.ndim == 2 and column.shape[1] == traits:
+        return np.asarray(column, dtype=np.float64)
+    rows = list(column)
+    told = [at for at, row in enumerate(rows) if row is not None and len(row) == traits]
+    matrix = np.zeros((len(rows), traits))
+    if told:
+        matrix[told] = np.array([rows[at] for at in told], dtype=np.float64)
+    return matrix
 
 
 def shift_log_odds(probability: Doubles, shift: float | Doubles) -> Doubles:

@@ -138,7 +138,8 @@ def _in_the_order_of_the_round(decisions: Sequence[StoredDecision]) -> pd.DataFr
 
 
 def _market(facts: Sequence[Mapping[str, Any]], catalogue: Catalogue, stored: StoredRound) -> Market:
-    columns = {name: [one[name] for one in facts] for name in FEATURES}
+    columns: dict[str, Any] = {name: [one[name] for one in facts] for name in FEATURES}
+    columns["traits"] = [one.get("traits") for one in facts]
     return market_of(
         {**columns, "value_score": [one["aged_value"] for one in facts]},
         catalogue,

@@ -34,6 +34,7 @@ from cp_core.assignment.packed import (
     Packed,
 )
 from cp_core.assignment.precheck import REASONS, Precheck
+from cp_core.assignment.predict import trait_matrix
 from cp_core.assignment.solver import NO_PLAN
 from cp_core.assignment.strategies import Strategy
 from cp_core.quota.account import Unit
@@ -235,7 +236,7 @@ def _figures(
     names: Sequence[NDArray[np.intp]],
     excluded: NDArray[np.intp],
 ) -> Doubles:
-    """The numbers of every task's explanation, see `packed.FIGURES`, (n, FIGURES)."""
+    """The numbers of every task's explanation, see `packed.FIGURES`, (n, FIGURES and traits)."""
     is_given = np.array([reason is None for reason in reasons])
     is_turned_away = np.array([reason is not None for reason in batch.standing])
     settled = np.where(is_given, _settled_by(market, cleared), NOT_GIVEN)
@@ -245,7 +246,8 @@ def _figures(
         "required_success": market.required_success,
     }
     plans = _shown(cleared)
-    figures = np.empty((len(reasons), FIGURES))
+    traits = _traits(batch, market)
+    figures = np.empty((len(reasons), FIGURES + len(traits)))
     columns: list[Any] = [
         *(facts[name] for name in FACTS),
         *names,
@@ -253,10 +255,21 @@ def _figures(
         np.where(is_turned_away, TURNED_AWAY, settled),
         *_weighed(market, cleared, plans),
         *_draws(cleared, is_given),
+        *traits,
     ]
     for at, column in enumerate(columns):
         figures[:, at] = column
     return figures
+
+
+def _traits(batch: Batch, market: Market) -> Doubles:
+    """What predictions looked at in the texts, (traits, n), for who makes a decision again; (0, n) for nothing."""
+    traits = market.catalogue.predictor.traits
+    alone = batch.records[0] if len(batch.records) == 1 else {}
+    if not traits or not ("traits" in batch.tasks or "traits" in alone):
+        return np.zeros((0, len(batch.records)))
+    column = [alone["traits"]] if "traits" in alone else batch.tasks["traits"]
+    return trait_matrix(column, traits).T
 
 
 def _shown(cleared: Cleared) -> NDArray[np.int16]:

@@ -5,21 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from cp_core.assignment.calibration import ModelTokens, TokenFactors
-from cp_core.assignment.predict import PredictionPolicy
-from cp_core.learning.expectations import KINDS, Expectations
+from cp_core.assignment.calibration import Calibration, ModelTokens, TokenFactors
+from cp_core.assignment.predict import PredictionPolicy, shift_log_odds
+from cp_core.learning.expectations import KINDS, Cells, Expectations, kinds_of
 from cp_core.learning.learned import Learned, LearnedError, number_of
 from cp_core.learning.limits import cap
+from cp_core.learning.text_effects import largest_step
+from cp_core.learning.texts import TextsFound
 from cp_core.learning.token_calibration import as_estimated
+from cp_core.learning.traits_seen import Seen, weights_of_models
 from cp_core.models.registry import ModelRegistry
 from cp_core.scoring.config import Complexity, Domain, ScoringConfig
 
-Cells = Mapping[str, Mapping[Domain, Mapping[Complexity, float]]]
+Doubles = NDArray[np.float64]
 
 _DIGITS = 6  # of a learned number: equal evidence gives equal text, and so the same hash, on every machine
 _STILL = 1e-4  # share below which a number has not moved
+_STILL_LOG_ODDS = 0.005  # largest change of any task's log-odds below which texts say what they said
+
+
+TEXTS = "success.of_texts."
+"""How keys of changes begin that are about what texts say of a model."""
 
 
 class Found(BaseModel):
@@ -29,6 +40,7 @@ class Found(BaseModel):
         success: probability by model, domain and complexity.
         tokens: factors by model and domain.
         scoring: numbers of scoring.yaml by dotted key.
+        texts: what texts say of success; None where it was not looked into, so that it stays as it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,6 +48,20 @@ class Found(BaseModel):
     success: Cells = {}
     tokens: Mapping[str, Mapping[Domain, ModelTokens]] = {}
     scoring: Mapping[str, float] = {}
+    texts: TextsFound | None = None
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Tasks on which it is seen how far predictions from texts would move.
+
+    Attributes:
+        tasks: task, domain and complexity; each task once.
+        seen: what trait models saw in them.
+    """
+
+    tasks: pd.DataFrame
+    seen: Seen
 
 
 class Change(BaseModel):
@@ -97,17 +123,20 @@ class Candidate:
     changes: tuple[Change, ...]
 
 
-def make_candidate(found: Found, ground: Ground, limit: float) -> Candidate:
+def make_candidate(found: Found, ground: Ground, limit: float, examples: Examples | None = None) -> Candidate:
     """Move what is in force toward what was found.
 
     What was found of models that are not configured, or of domains that a model cannot serve, is left aside.
 
     Args:
-        limit: largest share by which a number may move.
+        limit: largest share by which a number may move; of texts, by which they may move the success of any example.
+        examples: without them, what texts say stays as it is.
     """
     moved = _Moved(limit)
     calibration = ground.learned.calibration
     success = _success(found, ground, moved)
+    if found.texts is not None and examples is not None:
+        calibration = _with_texts(found.texts, ground, examples, moved)
     tokens = _tokens(found, ground, moved)
     scoring, written = _scoring(found, ground, moved)
     learned = Learned(
@@ -139,6 +168,17 @@ class _Moved:
         self.changes.append(Change(key=key, before=before, found=found, after=after))
         return after
 
+    def note(self, key: str, before: float, found: float, after: float) -> None:
+        """Keep account of a move that was made otherwise."""
+        self.changes.append(
+            Change(
+                key=key,
+                before=round(before, _DIGITS),
+                found=round(found, _DIGITS),
+                after=round(after, _DIGITS),
+            )
+        )
+
     def drop(self, beginning: str) -> None:
         """Forget the changes of keys that begin so."""
         self.changes = [change for change in self.changes if not change.key.startswith(beginning)]
@@ -161,6 +201,51 @@ def _success(found: Found, ground: Ground, moved: _Moved) -> Cells:
             if after != before:
                 cells.setdefault(model, {}).setdefault(domain, {})[complexity] = min(after, 1.0)
     return cells
+
+
+def _with_texts(texts: TextsFound, ground: Ground, examples: Examples, moved: _Moved) -> Calibration:
+    """Calibration whose weights of traits are moved toward those found.
+
+    Weights of one trait model mean nothing to another: while one is in force, weights found for another one, or none,
+    let its own fade, and when nothing of them is left the next may come.
+    """
+    calibration = ground.learned.calibration
+    eye = calibration.trait_model or texts.trait_model
+    if eye is None or eye not in examples.seen:
+        return calibration
+    traits = examples.seen[eye].traits
+    places = examples.seen[eye].places(examples.tasks["task"])
+    looked_at, kinds = traits[places[places >= 0]], kinds_of(examples.tasks)[places >= 0]
+    wanted = texts.success if texts.trait_model == eye else {}
+    expected = ground.expectations()
+    names = sorted((wanted.keys() | calibration.traits.success.keys()) & set(expected.models))
+    before = weights_of_models(names, calibration, traits.shape[1])
+    target = np.array([wanted.get(name, (0.0,) * traits.shape[1]) for name in names])
+    after = dict(calibration.traits.success)
+    for name, old, new in zip(names, before, target, strict=True):
+        chance = expected.success[expected.models.index(name), kinds]
+        if texts.trait_model == eye and name not in wanted:
+            continue  # no outcomes of it say otherwise
+        now, then = looked_at @ old, looked_at @ new
+        if not len(chance) or np.abs(then - now).max() <= _STILL_LOG_ODDS:
+            continue
+        share = largest_step(chance, now, then, moved.limit)
+        weights = tuple(round(float(one), _DIGITS) for one in old + share * (new - old))
+        before_after = (_typical(chance, shift) for shift in (now, then, looked_at @ np.array(weights)))
+        moved.note(f"{TEXTS}{name}", *before_after)
+        after[name] = weights
+    after = {name: weights for name, weights in after.items() if any(weights)}
+    return calibration.model_copy(
+        update={
+            "trait_model": eye if after else None,
+            "traits": calibration.traits.model_copy(update={"success": after}),
+        }
+    )
+
+
+def _typical(chance: Doubles, shifts: Doubles) -> float:
+    """Success of a task of the usual kind whose text speaks for the model as far as texts typically do."""
+    return float(shift_log_odds(np.array(chance.mean()), float(np.sqrt(np.mean(shifts**2)))))
 
 
 def _tokens(found: Found, ground: Ground, moved: _Moved) -> Mapping[str, Mapping[Domain, ModelTokens]]:

@@ -13,9 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cp_core.assignment.predict import shift_log_odds
-from cp_core.learning.candidate import Cells
 from cp_core.learning.decay import age_weights
-from cp_core.learning.expectations import KINDS, Expectations, cells_of
+from cp_core.learning.expectations import KINDS, Cells, Expectations, cells_of
 from cp_core.scoring.config import Complexity, Domain
 
 Doubles = NDArray[np.float64]

@@ -16,6 +16,8 @@ from cp_core.scoring.config import Complexity, Domain, ScoringConfig
 
 Doubles = NDArray[np.float64]
 Codes = NDArray[np.intp]
+Cells = Mapping[str, Mapping[Domain, Mapping[Complexity, float]]]
+"""Success by model, domain and complexity."""
 
 KINDS: tuple[tuple[Domain, Complexity], ...] = tuple((d, c) for d in Domain for c in Complexity)
 """Kinds of task: every domain with every complexity, in the order of the tables' columns."""
@@ -79,9 +81,15 @@ def cells_of(rows: pd.DataFrame, models: tuple[str, ...]) -> Codes:
         rows: model, domain and complexity.
     """
     model = pd.Index(models).get_indexer(pd.Index(rows["model"].astype(str)))
-    kind = _codes_of(rows["domain"], {d.value: i for i, d in enumerate(Domain)}) * len(Complexity)
-    kind = kind + _codes_of(rows["complexity"], {c.value: i for i, c in enumerate(Complexity)})
-    return np.where(model < 0, -1, model * len(KINDS) + kind).astype(np.intp)
+    return np.where(model < 0, -1, model * len(KINDS) + kinds_of(rows)).astype(np.intp)
+
+
+def kinds_of(rows: pd.DataFrame) -> Codes:
+    """Place among the `KINDS` of each row's domain and complexity."""
+    domain = _codes_of(rows["domain"], {d.value: i for i, d in enumerate(Domain)})
+    return domain * len(Complexity) + _codes_of(
+        rows["complexity"], {c.value: i for i, c in enumerate(Complexity)}
+    )
 
 
 def _codes_of(column: pd.Series[str], places: Mapping[str, int]) -> Codes:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cp_core.assignment.calibration import Calibration
+from cp_core.assignment.calibration import Calibration, TraitWeights
 from cp_core.models.registry import ModelRegistry
 from cp_core.scoring.config import ScoringConfig
 
@@ -77,6 +77,11 @@ class Learned(BaseModel):
             left_out.append(f"every number of scoring.yaml: {error}")
             fit = Learned(calibration=calibration)
         return fit, left_out
+
+    def without_texts(self) -> Learned:
+        """The same, with nothing that is said by texts."""
+        calibration = self.calibration.model_copy(update={"trait_model": None, "traits": TraitWeights()})
+        return self.model_copy(update={"calibration": calibration})
 
     def _problem_of(self, key: str, number: float, scoring: ScoringConfig) -> str | None:
         """Why a learned number of scoring.yaml does not fit the file; None when it does."""

@@ -12,6 +12,7 @@ import pandas as pd
 from cp_core.assignment.market import Catalogue
 from cp_core.assignment.replay import StoredRound, plans_at_prices
 from cp_core.learning.gates.selection import COLUMNS
+from cp_core.learning.traits_seen import TraitsSeen
 
 
 @dataclass(frozen=True)
@@ -19,27 +20,51 @@ class Settled:
     """A decision that exploration could have drawn otherwise, and what came of it.
 
     Attributes:
+        task: its id.
         explanation: as stored, with the probability of each plan that could have been drawn.
         delivered: value of the task if it ended well, else 0.
         paid_usd: list price of all its attempts.
     """
 
+    task: int
     explanation: Mapping[str, Any]
     propensity: float
     delivered: float
     paid_usd: float
 
 
+@dataclass(frozen=True)
+class Judge:
+    """A configuration that decisions are made again with.
+
+    Attributes:
+        seen: what its trait model sees in tasks; None where it does not look at texts.
+    """
+
+    catalogue: Catalogue
+    seen: TraitsSeen | None = None
+
+    def facts(self, decisions: Sequence[Settled]) -> list[dict[str, Any]]:
+        """What it would have known of each task: traits are its own trait model's, whatever was stored."""
+        if self.seen is None:
+            return [{**one.explanation, "traits": None} for one in decisions]
+        places = self.seen.places(pd.Series([one.task for one in decisions], dtype=np.int64))
+        return [
+            {**one.explanation, "traits": None if place < 0 else self.seen.traits[place]}
+            for one, place in zip(decisions, places.tolist(), strict=True)
+        ]
+
+
 def selections_of(
     rounds: Sequence[tuple[StoredRound, Sequence[Settled]]],
-    now: Catalogue,
-    then: Catalogue,
+    now: Judge,
+    then: Judge,
     points_per_usd: float,
 ) -> pd.DataFrame:
     """What the candidate would have selected of the plans that could have been drawn.
 
     Args:
-        now, then: catalogues of what is in force and of the candidate.
+        now, then: what is in force, and the candidate.
         points_per_usd: weight of money in the reward.
 
     Returns:
@@ -50,15 +75,15 @@ def selections_of(
 
 
 def _of_round(
-    stored: StoredRound, decisions: Sequence[Settled], now: Catalogue, then: Catalogue, points_per_usd: float
+    stored: StoredRound, decisions: Sequence[Settled], now: Judge, then: Judge, points_per_usd: float
 ) -> pd.DataFrame:
-    place = {label: row for row, label in enumerate(now.labels)}
-    known = [one for one in decisions if _is_known(one, place, now)]
-    if not known or now.labels != then.labels:
+    labels = now.catalogue.labels
+    place = {label: row for row, label in enumerate(labels)}
+    known = [one for one in decisions if _is_known(one, place, now.catalogue)]
+    if not known or labels != then.catalogue.labels:
         return pd.DataFrame(columns=list(COLUMNS))
-    facts = [one.explanation for one in known]
     (outlook_now, _), (outlook_then, net) = (
-        plans_at_prices(facts, catalogue, stored) for catalogue in (now, then)
+        plans_at_prices(judge.facts(known), judge.catalogue, stored) for judge in (now, then)
     )
     rows = []
     for task, one in enumerate(known):

@@ -14,6 +14,7 @@ from cp_core.learning.decay import is_of_newest_version
 from cp_core.learning.estimates import estimate_performance
 from cp_core.learning.performance import ALL
 from cp_core.learning.prediction_quality import auc, brier, calibration_curve, expected_calibration_error
+from cp_core.learning.texts import TextsFound
 from cp_core.scoring.config import Complexity, Domain
 
 Cells = Mapping[str, Mapping[Domain, Mapping[Complexity, float]]]
@@ -50,6 +51,7 @@ class SuccessFound(BaseModel):
             domain, so that its prior stands.
         effective_n: attempts of each model that it rests on, each weighed by its age.
         quality: on tasks held out; missing when there are too few.
+        texts: what texts say beside it; missing where nobody asked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +59,7 @@ class SuccessFound(BaseModel):
     cells: Cells
     effective_n: Mapping[str, float]
     quality: Quality | None = None
+    texts: TextsFound | None = None
 
 
 def find_success(estimates: pd.DataFrame, observations: pd.DataFrame) -> SuccessFound:

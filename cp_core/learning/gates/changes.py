@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 
+from cp_core.assignment.predict import shift_log_odds
+from cp_core.learning.expectations import cells_of
 from cp_core.learning.gates.evidence import Evidence, Finding
 from cp_core.learning.learned import number_of
+from cp_core.learning.traits_seen import text_shifts
 from cp_core.scoring.config import Domain
 
 _ROUNDING = 1e-3
+_EXTREME = 0.01  # share of texts that may be further from the usual than any that the step was measured on
 
 
 def something_changed(evidence: Evidence) -> Finding:
@@ -31,6 +36,24 @@ def change_caps(evidence: Evidence) -> Finding:
     )
 
 
+def _moves_of_texts(evidence: Evidence) -> Iterator[tuple[str, float]]:
+    """By which share texts alone move the predicted success of later attempts, by model; all but the most extreme."""
+    if not evidence.looks_at_texts:
+        return
+    now = evidence.ground.expectations()
+    rows = evidence.later[evidence.whose_text_was_seen(evidence.later)]
+    cells = cells_of(rows, now.models)
+    rows, cells = rows[cells >= 0], cells[cells >= 0]
+    chance = np.clip(now.success.ravel()[cells], 1e-3, 1 - 1e-3)
+    before, after = (
+        shift_log_odds(chance, text_shifts(rows, calibration, evidence.seen))
+        for calibration in (evidence.in_force, evidence.calibration)
+    )
+    share = pd.Series(np.abs(after / before - 1), index=rows.index)
+    for model, of_model in share.groupby(rows["model"].astype("str")):
+        yield f"success of texts with {model}", float(of_model.quantile(1 - _EXTREME))
+
+
 def _moves(evidence: Evidence) -> Iterator[tuple[str, float]]:
     """By which share each number moves, by key."""
     ground, learned = evidence.ground, evidence.candidate.learned
@@ -45,6 +68,7 @@ def _moves(evidence: Evidence) -> Iterator[tuple[str, float]]:
                 for which in ("mean", "median"):
                     share = abs(getattr(new, which) / getattr(old, which) - 1)
                     yield f"tokens.{model}.{domain}.{kind}.{which}", share
+    yield from _moves_of_texts(evidence)
     for key in learned.scoring.keys() | ground.learned.scoring.keys():
         file = number_of(ground.scoring, key)
         old, new = (each.scoring.get(key, file) for each in (ground.learned, learned))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cp_core.assignment.calibration import Calibration
 from cp_core.learning.candidate import Candidate, Ground
 from cp_core.learning.policy import LearningPolicy
+from cp_core.learning.traits_seen import Seen
 
 Doubles = NDArray[np.float64]
 
@@ -32,6 +33,7 @@ class Evidence:
             does not look at predictions.
         unbalanced: experiments whose arms did not get their shares, by name: how unlikely that is.
         seed: of bootstrap and shuffles.
+        seen: what trait models saw in the texts of tasks of either; not necessarily of all.
     """
 
     ground: Ground
@@ -44,11 +46,31 @@ class Evidence:
     selections: pd.DataFrame | None = None
     unbalanced: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
+    seen: Seen = field(default_factory=dict)
 
     @property
     def calibration(self) -> Calibration:
         """The candidate's."""
         return self.candidate.learned.calibration
+
+    @property
+    def looks_at_texts(self) -> bool:
+        """Whether a text says something to the candidate, or to what is in force."""
+        return self.calibration.trait_model is not None or self.in_force.trait_model is not None
+
+    @property
+    def in_force(self) -> Calibration:
+        """Of what the candidate is held against."""
+        return self.ground.learned.calibration
+
+    def whose_text_was_seen(self, rows: pd.DataFrame) -> NDArray[np.bool_]:
+        """Rows of which either's predictions are known as production would make them, (n,)."""
+        known = np.ones(len(rows), dtype=bool)
+        for calibration in (self.in_force, self.calibration):
+            if calibration.trait_model is not None:
+                eye = self.seen.get(calibration.trait_model)
+                known &= eye.known(rows["task"]) if eye is not None else False
+        return known
 
     def moves(self, beginning: str) -> bool:
         """Whether the candidate moves a number whose key begins so."""

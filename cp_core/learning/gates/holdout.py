@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cp_core.learning.candidate import Ground
+from cp_core.assignment.predict import shift_log_odds
+from cp_core.learning.candidate import TEXTS, Ground
 from cp_core.learning.expectations import Expectations, cells_of
 from cp_core.learning.gates.evidence import Evidence, Finding
 from cp_core.learning.learned import Learned
 from cp_core.learning.offpolicy import studentised_interval
+from cp_core.learning.traits_seen import Seen, text_shifts
 
 Doubles = NDArray[np.float64]
 
@@ -51,14 +53,24 @@ def forward_holdout(evidence: Evidence) -> Finding:
     )
 
 
-def success_gain(rows: pd.DataFrame, ground: Ground, learned: Learned) -> Doubles:
-    """Logarithmic loss that `learned` would have saved on each task, (tasks,)."""
-    now, then = ground.expectations(), ground.expectations(learned)
+def success_gain(
+    rows: pd.DataFrame, ground: Ground, learned: Learned, seen: Seen, instead_of: Learned | None = None
+) -> Doubles:
+    """Logarithmic loss that `learned` would have saved on each task, (tasks,).
+
+    Args:
+        seen: the traits that production would have had of the tasks.
+        instead_of: what else would be in force; left out, it is what is.
+    """
+    before = ground.learned if instead_of is None else instead_of
+    now, then = ground.expectations(before), ground.expectations(learned)
     cells = cells_of(rows, now.models)
     known = cells >= 0
-    won = rows["has_succeeded"].to_numpy(dtype=bool)[known]
-    saved = _log_likelihood(then, cells[known], won) - _log_likelihood(now, cells[known], won)
-    return _by_task(saved, rows.loc[known, "task"])
+    rows, cells = rows[known], cells[known]
+    won = rows["has_succeeded"].to_numpy(dtype=bool)
+    saved = _log_likelihood(then, cells, won, text_shifts(rows, learned.calibration, seen))
+    saved = saved - _log_likelihood(now, cells, won, text_shifts(rows, before.calibration, seen))
+    return _by_task(saved, rows["task"])
 
 
 def token_gain(rows: pd.DataFrame, ground: Ground, learned: Learned, kind: str) -> Doubles:
@@ -77,14 +89,21 @@ def token_gain(rows: pd.DataFrame, ground: Ground, learned: Learned, kind: str) 
 def _gains(evidence: Evidence) -> Iterator[tuple[str, Doubles]]:
     ground, learned, later = evidence.ground, evidence.candidate.learned, evidence.later
     if evidence.moves("success."):
-        yield "success", success_gain(later, ground, learned)
+        rows = later[evidence.whose_text_was_seen(later)] if evidence.looks_at_texts else later
+        yield "success", success_gain(rows, ground, learned, evidence.seen)
+    if evidence.moves(TEXTS):
+        texts = {name: getattr(ground.learned.calibration, name) for name in ("trait_model", "traits")}
+        kinds_only = learned.model_copy(update={"calibration": learned.calibration.model_copy(update=texts)})
+        yield "what texts say", success_gain(rows, ground, learned, evidence.seen, instead_of=kinds_only)
     if evidence.moves("tokens.") or evidence.moves("scoring.estimate."):
         for kind in ("input", "output"):
             yield f"{kind} tokens", token_gain(later, ground, learned, kind)
 
 
-def _log_likelihood(expected: Expectations, cells: NDArray[np.intp], won: NDArray[np.bool_]) -> Doubles:
-    chance = np.clip(expected.success.ravel()[cells], _CERTAIN, 1 - _CERTAIN)
+def _log_likelihood(
+    expected: Expectations, cells: NDArray[np.intp], won: NDArray[np.bool_], shifts: Doubles
+) -> Doubles:
+    chance = shift_log_odds(np.clip(expected.success.ravel()[cells], _CERTAIN, 1 - _CERTAIN), shifts)
     return np.asarray(np.log(np.where(won, chance, 1 - chance)), dtype=np.float64)
 
 
