@@ -39,7 +39,7 @@ class Limiter:
         self._slots = dict(self._slot_limits(most_calls))
         self._rates = dict(self._rate_limits())
         self._scopes: dict[tuple[str, str | None], list[str]] = {}
-        self._held: Counter[str] = Counter()
+        self._usable: Counter[str] = Counter()
         self._in_use: Counter[str] = Counter()
         self._under_way = 0
         self._paces: dict[str, Pace] = {}
@@ -52,7 +52,7 @@ class Limiter:
         """How many calls of a model this worker may have under way now."""
         provider = f"provider:{self._registry.model(model).provider}"
         scopes = [scope for scope in (f"model:{model}", provider, EVERYTHING) if scope in self._slots]
-        return min(self._held[scope] for scope in scopes)
+        return min(self._usable[scope] for scope in scopes)
 
     def is_paused(self, model: str) -> bool:
         """Whether the provider asked to wait."""
@@ -66,7 +66,7 @@ class Limiter:
             scope: Wish(
                 limit,
                 limit if scope in wanting else 0,
-                self._in_use[scope],
+                max(self._in_use[scope], self._usable[scope]),
                 max(0.0, self._paused_until.get(scope, now) - now),
             )
             for scope, limit in self._slots.items()
@@ -79,9 +79,9 @@ class Limiter:
         now = time.monotonic()
         self._valid_until = now + seconds
         for scope, one in shares.items():
-            self._held[scope] = one.held
+            self._usable[scope] = one.usable
             if scope in self._rates:
-                self._paces.setdefault(scope, Pace(one.held, 0.0, now)).set_limit(one.held, now)
+                self._paces.setdefault(scope, Pace(one.usable, 0.0, now)).set_limit(one.usable, now)
             if one.paused_seconds:
                 self._pause_scope(scope, one.paused_seconds)
         self._wake()
@@ -160,7 +160,7 @@ class Limiter:
         if self._under_way >= self._concurrency or now >= self._valid_until:
             return None
         scopes = self._scopes_of(claimed.model, claimed.funding)
-        if any(scope in self._slots and self._in_use[scope] >= self._held[scope] for scope in scopes):
+        if any(scope in self._slots and self._in_use[scope] >= self._usable[scope] for scope in scopes):
             return None
         paused = self._paused_until.get(f"model:{claimed.model}", now) - now
         paces = [self._paces[scope].wait_seconds(now) for scope in scopes if scope in self._paces]

@@ -27,7 +27,7 @@ class Wish(NamedTuple):
     Attributes:
         limit: for all workers.
         wanted: no more than this is of use.
-        in_use: cannot be given back now.
+        in_use: cannot be given back now, as calls are under way or may begin before the answer comes.
         paused_seconds: how long nothing may be begun, as far as this worker was told.
     """
 
@@ -38,9 +38,16 @@ class Wish(NamedTuple):
 
 
 class Share(NamedTuple):
-    """What it holds until the next time, and how long nothing may be begun by what any worker was told."""
+    """What a worker has until the next time.
+
+    Attributes:
+        held: kept from the others.
+        usable: nothing is begun beyond this: less than `held` where calls under way have to end first.
+        paused_seconds: how long nothing may be begun, by what any worker was told.
+    """
 
     held: int
+    usable: int
     paused_seconds: float
 
 
@@ -87,7 +94,8 @@ def _shared(worker: str, wish: Wish, others: list[Any], turn: int) -> Share:
     wanted = {row.worker: row.wanted for row in others} | {worker: wish.wanted}
     held = {row.worker: row.held for row in others}
     paused = max([wish.paused_seconds, *(row.paused_seconds for row in others)])
-    return Share(share(wish.limit, worker, wanted, held, wish.in_use, turn=turn), paused)
+    usable = share(wish.limit, worker, wanted, held, 0, turn=turn)
+    return Share(share(wish.limit, worker, wanted, held, wish.in_use, turn=turn), usable, paused)
 
 
 _READ: LiteralString = """

@@ -28,6 +28,7 @@ from uuid import uuid4
 
 import psycopg
 from structlog.contextvars import bind_contextvars
+from structlog.stdlib import BoundLogger
 
 from cp_core.execution.breaker import Signal, signal_of
 from cp_core.execution.outcome import AttemptResult, NextStep
@@ -189,10 +190,9 @@ def drain(
 
     async def work() -> tuple[DrainSummary, int | None]:
         bind_contextvars(day=str(day), run=run_id)
-        for finding in await asyncio.to_thread(start_up, database, settings):
-            logger(__name__).warning(
-                "start-up check", check=finding.check, found=finding.found, todo=finding.todo
-            )
+        log = logger(__name__)
+        for finding in await _persistently(log, start_up, database, settings):
+            log.warning("start-up check", check=finding.check, found=finding.found, todo=finding.todo)
         async with WorkersByProvider(configuration.registry, configuration.policies, settings) as kind:
             owner = f"{worker_name}-{uuid4().hex[:8]}"
             told = DrainLog(database, owner, day, run_id)
@@ -687,14 +687,7 @@ class _Drain:
             raise self._failure
 
     async def _call(self, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
-        """Call the database in a thread; again when it fails, as everything called here may be repeated."""
-        for pause in DATABASE_PAUSES_SECONDS:
-            try:
-                return await asyncio.to_thread(function, *args, **kwargs)
-            except (psycopg.OperationalError, DatabaseUnavailableError) as error:
-                self._log.warning("database failed", error=type(error).__name__, again_in_seconds=pause)
-                await asyncio.sleep(pause)
-        return await asyncio.to_thread(function, *args, **kwargs)
+        return await _persistently(self._log, function, *args, **kwargs)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -742,6 +735,19 @@ def _ids(claimed: ClaimedTask) -> dict[str, Any]:
         "stage": claimed.stage,
         "model": claimed.model,
     }
+
+
+async def _persistently(
+    log: BoundLogger, function: Callable[..., Result], *args: Any, **kwargs: Any
+) -> Result:
+    """Call the database in a thread; again when it fails, as everything called here may be repeated."""
+    for pause in DATABASE_PAUSES_SECONDS:
+        try:
+            return await asyncio.to_thread(function, *args, **kwargs)
+        except (psycopg.OperationalError, DatabaseUnavailableError) as error:
+            log.warning("database failed", error=type(error).__name__, again_in_seconds=pause)
+            await asyncio.sleep(pause)
+    return await asyncio.to_thread(function, *args, **kwargs)
 
 
 async def _cancel(held: Sequence[_Held]) -> None:

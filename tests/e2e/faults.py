@@ -76,25 +76,35 @@ class Installation:
     """A database with a day of tasks, simulated models, and workers; everything it starts ends with it."""
 
     def __init__(
-        self, database_url: str, folder: Path, simulator_url: str, journal: Path, execution: dict[str, Any]
+        self,
+        database_url: str,
+        folder: Path,
+        simulator_url: str,
+        journal: Path,
+        execution: dict[str, Any],
+        staged: bool,
     ) -> None:
         self.database = Database(database_url)
         self.ledger = Ledger(self.database)
-        self.configuration = shipped_configuration(execution)
+        self.configuration = shipped_configuration(execution, staged=staged)
         self._url = database_url
         self._folder = folder
         self._simulator_url = simulator_url
         self._journal = journal
-        self._execution = execution
+        self._told = {"execution": execution, "staged": staged}
         self._workers: list[WorkerProcess] = []
         self._submitted = 0
 
     def submit(self, count: int, **fields: Any) -> None:
         """Have `count` tasks submitted, scored and assigned."""
         assert self.submit_file(self.task_file(count, **fields)).returncode == 0
+        self.assign()
+        assert self.states() == {"assigned": self._submitted}
+
+    def assign(self) -> None:
+        """Have assigned what waits for it."""
         ScoreStore(self.database).score_day(DAY, self.configuration)
         Assigner(self.database, self.ledger, self.configuration).assign_day(DAY)
-        assert self.states() == {"assigned": self._submitted}
 
     def task_file(self, count: int, **fields: Any) -> Path:
         """The file of the day's tasks."""
@@ -141,14 +151,14 @@ class Installation:
             self._simulator_url,
             DAY,
             self._next_log(),
-            execution=self._execution,
+            **self._told,
             **orders,
         )
         return self._started(work, told)
 
     def run(self) -> WorkerProcess:
         """Start a run of process_queue for the day."""
-        told = Orders(self._url, self._simulator_url, DAY, self._next_log(), execution=self._execution)
+        told = Orders(self._url, self._simulator_url, DAY, self._next_log(), **self._told)
         return self._started(run_process_queue, told)
 
     def _started(self, job: Callable[[Orders], None], told: Orders) -> WorkerProcess:
@@ -185,6 +195,11 @@ class Installation:
     def states(self) -> Counter[str]:
         """How many tasks are in each state."""
         return Counter(dict(self.database.fetch("SELECT state, count(*) FROM tasks GROUP BY state")))
+
+    def stages(self) -> Counter[int]:
+        """How many attempts ended with an answer, by the stage of their plan."""
+        query = "SELECT stage, count(*) FROM executions WHERE quality IS NOT NULL GROUP BY stage"
+        return Counter(dict(self.database.fetch(query)))
 
     def owners(self) -> set[str]:
         """Workers that hold leases."""
@@ -264,12 +279,18 @@ class Installation:
 
 @contextmanager
 def installation(
-    database_url: str, folder: Path, *simulation: str, latency_ms: int = 60, **execution: Any
+    database_url: str,
+    folder: Path,
+    *simulation: str,
+    latency_ms: int = 60,
+    staged: bool = False,
+    **execution: Any,
 ) -> Iterator[Installation]:
     """An installation on an empty, migrated database.
 
     Args:
         simulation: further options of `control-panel simulate`.
+        staged: whether every plan has two stages or three.
         execution: what differs from `QUICK`.
     """
     journal = folder / "journal.jsonl"
@@ -280,7 +301,7 @@ def installation(
         try:
             assert simulator.stdout is not None
             url = simulator.stdout.readline().split()[-1]
-            broken = Installation(database_url, folder, url, journal, {**QUICK, **execution})
+            broken = Installation(database_url, folder, url, journal, {**QUICK, **execution}, staged)
             try:
                 yield broken
             finally:
