@@ -31,7 +31,7 @@ from cp_resources.simulator.journal import lines
 from cp_resources.worker import PREFETCH
 
 DAY = date(2026, 3, 2)
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 150.0
 POLL_SECONDS = 0.01
 QUICK: dict[str, Any] = {
     "lease_seconds": 2,
