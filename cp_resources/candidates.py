@@ -171,7 +171,7 @@ class Candidates:
             for each, eye in zip((in_force, candidate), eyes, strict=True)
         )
         return selections_of(
-            [(_round(rounds[batch]), settled) for batch, settled in _by_round(decisions)],
+            [(_round(rounds[batch]), settled) for batch, settled in _by_round(decisions, rounds)],
             now,
             then,
             in_force.policies.objective.points_per_usd,
@@ -230,13 +230,15 @@ def _round(row: Mapping[str, Any]) -> StoredRound:
     )
 
 
-def _by_round(decisions: Iterable[Mapping[str, Any]]) -> list[tuple[UUID, list[Settled]]]:
+def _by_round(
+    decisions: Iterable[Mapping[str, Any]], rounds: Mapping[UUID, Mapping[str, Any]]
+) -> list[tuple[UUID, list[Settled]]]:
     found: dict[UUID, list[Settled]] = {}
     for row in decisions:
         found.setdefault(row["batch"], []).append(
             Settled(
                 task=row["task"],
-                explanation=spelled_out(row["explanation"], row["figures"], row["legend"]),
+                explanation=spelled_out(row["explanation"], row["figures"], rounds[row["batch"]]["legend"]),
                 propensity=row["propensity"],
                 delivered=row["effective_score"] if row["succeeded"] else 0.0,
                 paid_usd=float(row["paid_usd"]),
@@ -252,8 +254,7 @@ _ENDS: LiteralString = """
       AND EXISTS (SELECT FROM assignments a WHERE a.task = t.id AND a.outcome = 'assigned')
 """
 _DECISIONS: LiteralString = """
-    SELECT a.batch, a.task, a.propensity, a.explanation, a.figures, b.legend, s.effective_score, came.succeeded,
-        came.paid_usd
+    SELECT a.batch, a.task, a.propensity, a.explanation, a.figures, s.effective_score, came.succeeded, came.paid_usd
     FROM assignments a
     JOIN assignment_batches b ON b.id = a.batch
     JOIN task_scores s ON s.task = a.task
@@ -267,5 +268,5 @@ _DECISIONS: LiteralString = """
     ORDER BY md5(a.decision_id::text) LIMIT %(most)s
 """
 _ROUNDS: LiteralString = """
-    SELECT id, strategy, seed, prices, available, lapsing FROM assignment_batches WHERE id = ANY(%s)
+    SELECT id, strategy, seed, prices, available, lapsing, legend FROM assignment_batches WHERE id = ANY(%s)
 """

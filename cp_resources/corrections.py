@@ -6,6 +6,7 @@ from datetime import date, timedelta
 
 import pandas as pd
 
+from cp_core.learning.decay import HALF_LIFE_DAYS
 from cp_resources.database import Database
 
 _COLUMNS = [
@@ -16,6 +17,7 @@ _COLUMNS = [
     "time_bonus",
     "tasks",
     "corrections",
+    "weight",
     "log_ratio",
     "squares",
 ]
@@ -32,19 +34,24 @@ class Corrections:
 
         Returns:
             One row a combination of factors: priority (0..4), domain, risk, base (priority points times complexity),
-            time_bonus, tasks, corrections (tasks whose score a person overrode), log_ratio and squares (the sum over
-            corrections of ln(override / score), and of its square). A score or override of zero has no logarithm:
-            such a task is left out.
+            time_bonus, tasks, corrections (tasks whose score a person overrode), weight (of the tasks, each by its
+            age: see `cp_core.learning.decay`), log_ratio and squares (the sum over corrections of ln(override / score),
+            and of its square, each by its task's age). A score or override of zero has no logarithm: such a task is
+            left out.
         """
         found = self._database.fetch(
             """
             SELECT priority, domain, risk, priority_points * complexity_factor, time_bonus, count(*),
-                count(override_score), coalesce(sum(ln(override_score / score)), 0),
-                coalesce(sum(ln(override_score / score) ^ 2), 0)
+                count(override_score), sum(weight), coalesce(sum(weight * ln(override_score / score)), 0),
+                coalesce(sum(weight * ln(override_score / score) ^ 2), 0)
             FROM task_scores JOIN tasks ON tasks.id = task_scores.task
-            WHERE task_scores.submission_day BETWEEN %s AND %s AND score > 0 AND coalesce(override_score, 1) > 0
+            CROSS JOIN LATERAL (
+                SELECT 0.5::float8 ^ ((%(last)s - task_scores.submission_day) / %(half_life)s::float8) AS weight
+            ) AS aged
+            WHERE task_scores.submission_day BETWEEN %(first)s AND %(last)s
+              AND score > 0 AND coalesce(override_score, 1) > 0
             GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
             """,
-            [day - timedelta(days=days_back - 1), day],
+            {"first": day - timedelta(days=days_back - 1), "last": day, "half_life": HALF_LIFE_DAYS},
         )
         return pd.DataFrame(found, columns=_COLUMNS)

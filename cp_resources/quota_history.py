@@ -15,8 +15,11 @@ _UTILISATION = """
         ), 0),
         coalesce(sum(amount) FILTER (WHERE code = 'lapse' AND debit_account = account), 0)
     FROM quota_accounts
-    LEFT JOIN quota_transfers ON account IN (debit_account, credit_account)
-        AND created_at >= %(first)s AND created_at < %(last)s::date + 1
+    LEFT JOIN (
+        SELECT debit_account, credit_account, code, phase, sum(amount) AS amount
+        FROM quota_transfers WHERE created_at >= %(first)s AND created_at < %(last)s::date + 1
+        GROUP BY 1, 2, 3, 4
+    ) AS moved ON account IN (debit_account, credit_account)
     WHERE kind IN ('window', 'budget')
     GROUP BY account, unit ORDER BY account
 """

@@ -31,14 +31,12 @@ def value_calibration(
     observations: ResourceParam[Observations],
 ) -> MaterializeResult[None]:
     """Learn from the window that ends with the day, and store what was found."""
-    from cp_core.learning.ability import tells_of_model
     from cp_core.learning.value_calibration import calibrate_values
     from cp_resources.corrections import Corrections
 
     day, policy = day_of(context), configuration.policies.learning
-    outcomes = observations.window(day, policy.window_days)
     found = calibrate_values(
-        outcomes[tells_of_model(outcomes["reason"])],
+        observations.window(day, policy.window_days),
         Corrections(database).window(day, policy.window_days),
         configuration.scoring,
         max_change=policy.max_change,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from cp_core.assignment.calibration import Calibration, ModelTokens, TokenFactor
 from cp_core.assignment.predict import PredictionPolicy, shift_log_odds
 from cp_core.learning.expectations import KINDS, Cells, Expectations, kinds_of
 from cp_core.learning.learned import Learned, LearnedError, number_of
-from cp_core.learning.limits import cap
+from cp_core.learning.limits import cap, room_beside
 from cp_core.learning.text_effects import largest_step
 from cp_core.learning.texts import TextsFound
 from cp_core.learning.token_calibration import as_estimated
@@ -137,8 +137,8 @@ def make_candidate(found: Found, ground: Ground, limit: float, examples: Example
     success = _success(found, ground, moved)
     if found.texts is not None and examples is not None:
         calibration = _with_texts(found.texts, ground, examples, moved)
-    tokens = _tokens(found, ground, moved)
     scoring, written = _scoring(found, ground, moved)
+    tokens = _tokens(found, ground, moved)
     learned = Learned(
         calibration=calibration.model_copy(update={"success": success, "tokens": tokens}),
         scoring=scoring,
@@ -160,9 +160,14 @@ class _Moved:
         self.limit = limit
         self.changes: list[Change] = []
 
-    def number(self, key: str, before: float, found: float) -> float:
-        """Where a number goes that is `before` and was found to be `found`."""
-        after = round(cap(before, found, self.limit), _DIGITS)
+    def number(self, key: str, before: float, found: float, beside: Iterable[float] = ()) -> float:
+        """Where a number goes that is `before` and was found to be `found`.
+
+        Args:
+            beside: what numbers that it is multiplied with have been multiplied by: the products are capped, too.
+        """
+        least, most = room_beside(beside, self.limit)
+        after = round(min(max(cap(before, found, self.limit), least * before), most * before), _DIGITS)
         if abs(after - before) <= _STILL * before:
             return before
         self.changes.append(Change(key=key, before=before, found=found, after=after))
@@ -178,6 +183,14 @@ class _Moved:
                 after=round(after, _DIGITS),
             )
         )
+
+    def ratios(self, beginning: str, end: str) -> list[float]:
+        """What the numbers were multiplied by that moved, of keys that begin and end so."""
+        return [
+            change.after / change.before
+            for change in self.changes
+            if change.key.startswith(beginning) and change.key.endswith(end)
+        ]
 
     def drop(self, beginning: str) -> None:
         """Forget the changes of keys that begin so."""
@@ -267,8 +280,9 @@ def _tokens(found: Found, ground: Ground, moved: _Moved) -> Mapping[str, Mapping
 
 def _factors(key: str, before: TokenFactors, wanted: TokenFactors, moved: _Moved) -> TokenFactors:
     """Mean and median move by steps. The ends of the interval decide nothing, and are shifted along with the median."""
-    mean = moved.number(f"{key}.mean", before.mean, wanted.mean)
-    median = moved.number(f"{key}.median", before.median, wanted.median)
+    bases = moved.ratios("scoring.estimate.mean_tokens.", f".{key.rpartition('.')[2]}")
+    mean = moved.number(f"{key}.mean", before.mean, wanted.mean, bases)
+    median = moved.number(f"{key}.median", before.median, wanted.median, bases)
     low, high = (round(end, _DIGITS) for end in (wanted.low, wanted.high))
     return TokenFactors(mean=mean, median=median, low=min(low, median), high=max(high, median))
 

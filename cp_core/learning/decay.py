@@ -16,19 +16,26 @@ def age_weights(age_days: ArrayLike, half_life: float = HALF_LIFE_DAYS) -> NDArr
     return np.asarray(0.5 ** (np.asarray(age_days, dtype=np.float64) / half_life), dtype=np.float64)
 
 
+def still_counting(observations: pd.DataFrame) -> pd.DataFrame:
+    """The outcomes that still count, with a column `weight` that says how much.
+
+    Args:
+        observations: as for `is_of_newest_version`, with age_days.
+    """
+    kept = observations[is_of_newest_version(observations)]
+    return kept.assign(weight=age_weights(kept["age_days"]))
+
+
 def is_of_newest_version(observations: pd.DataFrame) -> NDArray[np.bool_]:
     """Whether each outcome is of the version that its model has now; a version that is not known counts as that.
 
     Args:
         observations: model, model_version (or missing) and execution (rises with time).
     """
-    known = observations["model_version"].notna()
-    rows = observations.loc[known, ["model", "model_version", "execution"]].astype({"model": "str"})
-    last = (
-        rows.loc[rows.groupby("model")["execution"].idxmax()]
-        .set_index("model")["model_version"]
-        .astype("str")
-    )
-    newest = observations["model"].astype("str").map(last)
-    same = observations["model_version"].astype("str") == newest
-    return np.asarray(same | ~known, dtype=np.bool_)
+    model, models = pd.factorize(observations["model"])
+    version, _ = pd.factorize(observations["model_version"])
+    known = np.flatnonzero(version >= 0)
+    in_time = known[np.argsort(observations["execution"].to_numpy()[known], kind="stable")]
+    newest = np.full(len(models), -1)
+    newest[model[in_time]] = version[in_time]  # of a model's attempts, the last assignment stands
+    return np.asarray((version < 0) | (version == newest[model]), dtype=np.bool_)

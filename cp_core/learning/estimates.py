@@ -72,9 +72,9 @@ def estimate_performance(observations: pd.DataFrame, half_life: float = HALF_LIF
         score that successes bring over what all attempts cost; latencies are quantiles, in which a cut-off attempt
         counts with the time that it had. Missing where no attempt of any model tells.
     """
-    seen = observations[is_of_newest_version(observations)] if len(observations) else observations
-    if seen.empty:
+    if observations.empty:
         return pd.DataFrame(columns=[*KEYS, "effective_n", "success_strength", *_columns()])
+    seen = observations[is_of_newest_version(observations)]
     weight = age_weights(seen["age_days"], half_life)
     tells = weight * tells_of_model(seen["reason"])
     levels = _levels(seen)

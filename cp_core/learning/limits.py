@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from sklearn.isotonic import isotonic_regression
@@ -29,6 +29,16 @@ def cap(before: float, after: float, limit: float) -> float:
     if after != after:
         raise ValueError("what was learned is not a number")
     return min(max(after, before * (1 - limit)), before * (1 + limit))
+
+
+def room_beside(moves: Iterable[float], limit: float) -> tuple[float, float]:
+    """Least and most that a number may be multiplied by, so that no product with what moves beside it moves too far.
+
+    Args:
+        moves: what the other numbers are multiplied by; each product may move by a share `limit`.
+    """
+    beside = [1.0, *moves]
+    return max((1 - limit) / min(beside), 1 - limit), min((1 + limit) / max(beside), 1 + limit)
 
 
 def cap_in_order(

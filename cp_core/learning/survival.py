@@ -43,8 +43,11 @@ class Survival:
     undecided: float = 0.0
 
     @classmethod
-    def of(cls, numbers: ArrayLike, is_censored: ArrayLike) -> Self:
+    def of(cls, numbers: ArrayLike, is_censored: ArrayLike, weights: ArrayLike | None = None) -> Self:
         """Estimate from n numbers; where `is_censored`, the truth is above the number.
+
+        Args:
+            weights: how much each number counts, positive; all alike where left out.
 
         Raises:
             ValueError: there are no numbers.
@@ -53,15 +56,16 @@ class Survival:
         censored = np.asarray(is_censored, dtype=np.bool_)
         if not found.size:
             raise ValueError("no numbers to estimate a distribution from")
+        counts = np.ones(found.size) if weights is None else np.asarray(weights, dtype=np.float64)
         if not censored.any():
-            values, counts = np.unique(found, return_counts=True)
-            return cls(values, counts / found.size)
+            values, places = np.unique(found, return_inverse=True)
+            return cls(values, np.bincount(places, counts) / counts.sum())
         order = np.lexsort((censored, found))  # at ties, what ended comes before what was cut off
-        values, seen = found[order], ~censored[order]
+        values, seen, counts = found[order], ~censored[order], counts[order]
         is_open = not seen[-1]
         seen[-1] = True
-        at_risk = np.arange(found.size, 0, -1)
-        survival = np.cumprod(1 - seen / at_risk)
+        at_risk = np.cumsum(counts[::-1])[::-1]
+        survival = np.cumprod(1 - seen * counts / at_risk)
         masses = -np.diff(survival, prepend=1.0)
         return cls(values[seen], masses[seen], float(masses[-1]) if is_open else 0.0)
 

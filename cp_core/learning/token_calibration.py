@@ -2,13 +2,15 @@
 
 Sums need means and a single task a median, so both are learned, with the interval that holds 80 % of tasks. Attempts
 that were cut off count as censored: they would have taken more. A cell with few attempts leans on its model, and a
-model on the estimate.
+model on the estimate. How much an attempt still counts is told by `decay`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from cp_core.assignment.calibration import Calibration, ModelTokens, TokenFactors
-from cp_core.learning.limits import cap, cap_in_order
+from cp_core.learning.decay import still_counting
+from cp_core.learning.limits import cap_in_order, room_beside
 from cp_core.learning.survival import Survival
 from cp_core.scoring.config import Complexity, Domain, ScoringConfig
 from cp_core.scoring.estimate import INTERVAL
@@ -26,14 +29,14 @@ from cp_core.tasks.reasons import Reason
 Doubles = NDArray[np.float64]
 
 FEWEST = 20
-"""Whole attempts from which a cell has factors of its own, and a base may move."""
+"""Whole attempts, weighed by age, from which a cell has factors of its own, and a base may move."""
 
 OWN_SPREAD = 100
-"""Attempts from which a cell's interval is told by its own attempts; below, by those of its model."""
+"""Attempts, weighed by age, from which a cell's interval is told by its own attempts; below, by those of its model."""
 
 KINDS = ("input", "output")
 _COLUMNS = [
-    *("task", "model", "domain", "complexity", "is_censored", "config_hash"),
+    *("task", "model", "domain", "complexity", "is_censored", "config_hash", "weight"),
     *(f"{kind}_tokens" for kind in KINDS),
     *(f"expected_{kind}_tokens" for kind in KINDS),
 ]
@@ -108,18 +111,19 @@ def calibrate_tokens(
     """Learn factors and bases.
 
     Args:
-        observations: one row an ended execution with task, model, domain, complexity, reason, has_succeeded,
-            is_censored, input_tokens, output_tokens, expected_input_tokens, expected_output_tokens (means of the
-            estimate) and config_hash.
+        observations: one row an ended execution with execution, task, model, model_version, domain, complexity,
+            age_days, reason, has_succeeded, is_censored, input_tokens, output_tokens, expected_input_tokens,
+            expected_output_tokens (means of the estimate) and config_hash.
         in_force: whose factors the new ones may differ from by at most `max_change`.
         scoring: whose bases likewise.
         max_change: share, at most `limits.MAX_CHANGE`.
         bases_of: the scoring of earlier configurations by their hash, so that what they expected is put in terms of
             `scoring`; one that is missing is taken to have had the same bases.
 
-    Attempts that failed without saying what the task takes (the provider was overloaded, refused, ...) do not count.
+    Attempts count less with age, and those of a model's older versions not at all. Attempts that failed without saying
+    what the task takes (the provider was overloaded, refused, ...) do not count either.
     """
-    told = _telling(observations)
+    told = _telling(still_counting(observations))
     cells: list[TokenCell] = []
     coverage: list[Coverage] = []
     learned: dict[str, dict[Domain, dict[str, TokenFactors]]] = {}
@@ -128,16 +132,16 @@ def calibrate_tokens(
         attempts = _of_kind(told, kind, scoring, bases_of or {})
         moved = _moved_bases(attempts, kind, scoring, max_change)
         bases |= {f"estimate.mean_tokens.{level}.{kind}": base for level, base in moved.items()}
-        growth = attempts["complexity"].map(
-            {level.value: base / _base(scoring, level, kind) for level, base in moved.items()}
-        )
-        attempts["ratio"] = attempts["actual"] / (attempts["expected"] * growth.astype(float).fillna(1.0))
+        growth = {level.value: base / _base(scoring, level, kind) for level, base in moved.items()}
+        grown = attempts["complexity"].map(growth).astype(float).fillna(1.0)
+        attempts["ratio"] = attempts["actual"] / (attempts["expected"] * grown)
+        room = room_beside(growth.values(), max_change)
         found = _cells(attempts, kind)
         cells += found
-        coverage += _coverage(attempts, kind)
+        coverage += _coverage(found, kind)
         for cell in found:
             learned.setdefault(cell.model, {}).setdefault(cell.domain, {})[kind] = _capped(
-                cell, in_force, scoring, max_change
+                cell, in_force, scoring, room
             )
     return TokenCalibration(
         tokens={
@@ -174,7 +178,7 @@ def _telling(observations: pd.DataFrame) -> pd.DataFrame:
 def _of_kind(
     told: pd.DataFrame, kind: str, scoring: ScoringConfig, bases_of: Mapping[str, ScoringConfig]
 ) -> pd.DataFrame:
-    """model, domain, complexity (text), half (by task), is_censored, actual and expected: of attempts that used any."""
+    """model, domain, complexity, half (by task), is_censored, weight, actual, expected: of attempts that used any."""
     expected = told[f"expected_{kind}_tokens"].to_numpy(dtype=np.float64)
     if bases_of:
         expected = expected * _rebased(told, kind, scoring, bases_of)
@@ -185,6 +189,7 @@ def _of_kind(
             "complexity": told["complexity"].astype("category"),
             "half": told["task"].to_numpy() % 2,
             "is_censored": told["is_censored"].to_numpy(dtype=bool),
+            "weight": told["weight"].to_numpy(dtype=np.float64),
             "actual": told[f"{kind}_tokens"].to_numpy(dtype=np.float64),
             "expected": expected,
         }
@@ -219,10 +224,10 @@ def _moved_bases(
     target, weights = before.copy(), np.full(len(before), float(_PRIOR_ATTEMPTS))
     for place, level in enumerate(Complexity):
         rows = attempts[attempts["complexity"] == level.value]
-        whole = int((~rows["is_censored"]).sum())
+        whole = float(rows.loc[~rows["is_censored"], "weight"].sum())
         if whole < FEWEST:
             continue
-        mean = _mean_ratio(rows["actual"] / rows["expected"], rows["is_censored"], rows["expected"])
+        mean = _mean_ratio(rows)
         target[place] *= mean ** (whole / (whole + _PRIOR_ATTEMPTS))
         weights[place] += whole
     if (target == before).all():
@@ -235,61 +240,102 @@ def _moved_bases(
     }
 
 
-def _mean_ratio(ratios: pd.Series[float], is_censored: pd.Series[bool], expected: pd.Series[float]) -> float:
+def _mean_ratio(rows: pd.DataFrame) -> float:
     """Total tokens over total expected ones, with what was cut off at what is to be expected above it."""
-    actual = ratios.to_numpy(dtype=np.float64)
-    cut = is_censored.to_numpy(dtype=bool)
+    actual = (rows["actual"] / rows["expected"]).to_numpy(dtype=np.float64)
+    cut, weight = rows["is_censored"].to_numpy(dtype=bool), rows["weight"].to_numpy(dtype=np.float64)
     if cut.any():
-        actual = np.where(cut, Survival.of(actual, cut).with_log_normal_tail().mean_above(actual), actual)
-    weights = expected.to_numpy(dtype=np.float64)
-    return float(actual @ weights / weights.sum())
+        whole = Survival.of(actual, cut, weight).with_log_normal_tail()
+        actual = np.where(cut, whole.mean_above(actual), actual)
+    total = weight * rows["expected"].to_numpy(dtype=np.float64)
+    return float(actual @ total / total.sum())
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Attempts of a model: their multiples of the estimate, which were cut off, weights, and halves of the tasks."""
+
+    ratios: Doubles
+    cut: NDArray[np.bool_]
+    weights: Doubles
+    half: NDArray[np.int64]
+
+    def __getitem__(self, rows: Any) -> _Sample:
+        return _Sample(self.ratios[rows], self.cut[rows], self.weights[rows], self.half[rows])
+
+    @property
+    def size(self) -> float:
+        """How many attempts it is worth."""
+        return float(self.weights.sum())
+
+    @property
+    def whole(self) -> float:
+        """How many attempts that were not cut off it is worth."""
+        return float(self.weights @ ~self.cut)
+
+    def spread(self, mean: float = 1.0) -> Survival:
+        """Its distribution, in multiples of `mean`."""
+        return Survival.of(self.ratios / mean, self.cut, self.weights)
 
 
 def _cells(attempts: pd.DataFrame, kind: str) -> list[TokenCell]:
     cells = []
-    for model, of_model in attempts.groupby("model", observed=True, sort=True):
-        ratios, cut = _arrays(of_model)
-        if (~cut).sum() < FEWEST:
+    for model, of_model, domains in _samples(attempts):
+        if of_model.whole < FEWEST:
             continue
-        whole = _mean_with_error(ratios, cut)
-        centre = whole[0] ** ((~cut).sum() / ((~cut).sum() + _PRIOR_ATTEMPTS))
-        by_domain = {
-            Domain(str(domain)): rows
-            for domain, rows in of_model.groupby("domain", observed=True, sort=True)
-            if (~rows["is_censored"]).sum() >= FEWEST
-        }
+        mean, _ = _mean_with_error(of_model)
+        centre = mean ** (of_model.whole / (of_model.whole + _PRIOR_ATTEMPTS))
+        by_domain = {domain: rows for domain, rows in domains.items() if rows.whole >= FEWEST}
         if not by_domain:
             continue  # enough of the model as a whole, in no domain
-        means = _shrunk([_mean_with_error(*_arrays(rows)) for rows in by_domain.values()], centre)
-        pooled = _spread(
-            [(*_arrays(rows), mean) for rows, mean in zip(by_domain.values(), means, strict=True)]
-        )
+        means = _shrunk([_mean_with_error(rows) for rows in by_domain.values()], centre)
+        pooled = _pooled(list(by_domain.values()), means)
         for (domain, rows), mean in zip(by_domain.items(), means, strict=True):
-            of_cell, cut_of_cell = _arrays(rows)
-            spread = _spread([(of_cell, cut_of_cell, mean)]) if len(rows) >= OWN_SPREAD else pooled
+            is_own = rows.size >= OWN_SPREAD
             cells.append(
                 TokenCell(
-                    model=str(model),
+                    model=model,
                     domain=domain,
                     kind=kind,
-                    attempts=len(rows),
-                    censored=int(cut_of_cell.sum()),
-                    factors=_factors(mean, spread),
-                    coverage=_unseen_coverage(rows) if len(rows) >= OWN_SPREAD else None,
+                    attempts=len(rows.ratios),
+                    censored=int(rows.cut.sum()),
+                    factors=_factors(mean, *((rows.spread(mean), rows.size) if is_own else pooled)),
+                    coverage=_unseen_coverage(rows) if is_own else None,
                 )
             )
     return cells
 
 
-def _arrays(rows: pd.DataFrame) -> tuple[Doubles, NDArray[np.bool_]]:
-    return rows["ratio"].to_numpy(dtype=np.float64), rows["is_censored"].to_numpy(dtype=bool)
+def _samples(attempts: pd.DataFrame) -> Iterator[tuple[str, _Sample, dict[Domain, _Sample]]]:
+    """Each model's attempts, and those in each domain, in order of their names."""
+    keys = [attempts[name].cat for name in ("model", "domain")]
+    models, domains = (key.codes.to_numpy() for key in keys)
+    order = np.lexsort((domains, models))
+    whole = _Sample(
+        *(attempts[name].to_numpy()[order] for name in ("ratio", "is_censored", "weight", "half"))
+    )
+    models, domains = models[order], domains[order]
+    for model, name in enumerate(keys[0].categories):
+        first, last = np.searchsorted(models, [model, model + 1])
+        if first == last:
+            continue
+        bounds = first + np.searchsorted(domains[first:last], np.arange(len(keys[1].categories) + 1))
+        yield (
+            str(name),
+            whole[first:last],
+            {
+                Domain(str(domain)): whole[start:end]
+                for domain, (start, end) in zip(keys[1].categories, pairwise(bounds), strict=True)
+                if start < end
+            },
+        )
 
 
-def _mean_with_error(ratios: Doubles, cut: NDArray[np.bool_]) -> tuple[float, float]:
+def _mean_with_error(sample: _Sample) -> tuple[float, float]:
     """Mean of a censored sample, and the variance of its logarithm (delta method)."""
-    spread = Survival.of(ratios, cut).with_log_normal_tail()
+    spread = sample.spread().with_log_normal_tail()
     mean = spread.mean
-    variance = float(((spread.values - mean) ** 2) @ spread.masses) / max(int((~cut).sum()) - 1, 1)
+    variance = float(((spread.values - mean) ** 2) @ spread.masses) / max(sample.whole - 1, 1)
     return mean, variance / mean**2
 
 
@@ -306,18 +352,20 @@ def _shrunk(means: Sequence[tuple[float, float]], centre: float) -> list[float]:
     return [float(each) for each in np.exp(math.log(centre) + aside * between / (between + errors))]
 
 
-def _spread(parts: Sequence[tuple[Doubles, NDArray[np.bool_], float]]) -> Survival:
-    """Ratios over the mean of their cell, of one cell or of several together."""
-    return Survival.of(
-        np.concatenate([ratios / mean for ratios, _, mean in parts]),
-        np.concatenate([cut for _, cut, _ in parts]),
+def _pooled(samples: Sequence[_Sample], means: Sequence[float]) -> tuple[Survival, float]:
+    """Ratios over the mean of their cell, of several cells together, and how many attempts they are worth."""
+    spread = Survival.of(
+        np.concatenate([sample.ratios / mean for sample, mean in zip(samples, means, strict=True)]),
+        np.concatenate([sample.cut for sample in samples]),
+        np.concatenate([sample.weights for sample in samples]),
     )
+    return spread, sum(sample.size for sample in samples)
 
 
-def _factors(mean: float, spread: Survival) -> TokenFactors:
+def _factors(mean: float, spread: Survival, size: float) -> TokenFactors:
     """Factors of a cell; the interval leaves out a tenth at each end, with the conformal correction."""
     median = mean * spread.quantile(0.5)
-    low, high = (mean * end for end in _interval(spread))
+    low, high = (mean * end for end in _interval(spread, size))
     return TokenFactors(
         mean=_bounded(mean),
         median=_bounded(median),
@@ -326,8 +374,8 @@ def _factors(mean: float, spread: Survival) -> TokenFactors:
     )
 
 
-def _interval(spread: Survival) -> tuple[float, float]:
-    outer = min(1.0, (1 + INTERVAL) / 2 * (1 + 1 / spread.values.size))
+def _interval(spread: Survival, size: float) -> tuple[float, float]:
+    outer = min(1.0, (1 + INTERVAL) / 2 * (1 + 1 / size))
     return spread.quantile(1 - outer), spread.quantile(outer)
 
 
@@ -335,50 +383,49 @@ def _bounded(factor: float) -> float:
     return min(max(factor, _FACTOR_RANGE[0]), _FACTOR_RANGE[1])
 
 
-def _unseen_coverage(rows: pd.DataFrame) -> float:
-    """Share of a cell's attempts inside the interval that the other half of its tasks tells."""
+def _unseen_coverage(sample: _Sample) -> float | None:
+    """Share of attempts inside the interval that the other half of the tasks tells; None if there is one half only."""
     shares, sizes = [], []
     for half in (0, 1):
-        seen, unseen = rows[rows["half"] != half], rows[rows["half"] == half]
-        if seen.empty or unseen.empty:
+        seen, unseen = sample[sample.half != half], sample[sample.half == half]
+        if not len(seen.ratios) or not len(unseen.ratios):
             continue
-        low, high = _interval(Survival.of(*_arrays(seen)))
-        truth = Survival.of(*_arrays(unseen))
+        low, high = _interval(seen.spread(), seen.size)
+        truth = unseen.spread()
         inside = (truth.values >= low) & (truth.values <= high)
         shares.append(float(truth.masses[inside].sum()))
-        sizes.append(len(unseen))
-    return float(np.average(shares, weights=sizes)) if sizes else math.nan
+        sizes.append(unseen.size)
+    return float(np.average(shares, weights=sizes)) if sizes else None
 
 
-def _coverage(attempts: pd.DataFrame, kind: str) -> list[Coverage]:
-    """Coverage of Mondrian intervals (one a model and domain), each half of the tasks held against the other."""
-    enough = attempts.groupby(["model", "domain"], observed=True)["actual"].transform("size") >= OWN_SPREAD
-    judged = attempts[enough]
-    found: list[tuple[Domain, int, float]] = [
-        (Domain(str(domain)), len(rows), _unseen_coverage(rows))
-        for (_, domain), rows in judged.groupby(["model", "domain"], observed=True, sort=True)
-    ]
+def _coverage(cells: Sequence[TokenCell], kind: str) -> list[Coverage]:
+    """Coverage of Mondrian intervals (one a model and domain), of all domains and of each."""
 
-    def over(domain: Domain | None, chosen: Callable[[Domain], bool]) -> Coverage | None:
-        parts = [(size, share) for each, size, share in found if chosen(each) and not math.isnan(share)]
+    def over(domain: Domain | None) -> Coverage | None:
+        parts = [
+            (cell.attempts, cell.coverage)
+            for cell in cells
+            if domain in (None, cell.domain) and cell.coverage is not None
+        ]
         if not parts:
             return None
         sizes, shares = zip(*parts, strict=True)
         share = float(np.average(shares, weights=sizes))
         return Coverage(domain=domain, kind=kind, attempts=sum(sizes), share=share)
 
-    rows = [over(None, lambda _: True), *(over(domain, domain.__eq__) for domain in Domain)]
+    rows = [over(None), *map(over, Domain)]
     return [row for row in rows if row is not None]
 
 
 def _capped(
-    cell: TokenCell, in_force: Calibration, scoring: ScoringConfig, max_change: float
+    cell: TokenCell, in_force: Calibration, scoring: ScoringConfig, room: tuple[float, float]
 ) -> TokenFactors:
     before = _in_force(cell.model, cell.domain, cell.kind, in_force, scoring)
+    least, most = room
     return TokenFactors(
         **{
-            name: cap(getattr(before, name), getattr(cell.factors, name), max_change)
-            for name in ("mean", "median", "low", "high")
+            name: min(max(getattr(cell.factors, name), least * old), most * old)
+            for name, old in before.model_dump().items()
         }
     )
 

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
+from cp_core.learning.ability import tells_of_model
+from cp_core.learning.decay import still_counting
 from cp_core.learning.limits import cap, cap_in_order
 from cp_core.scoring.config import PRIORITIES, Domain, Risk, ScoringConfig
 
@@ -26,7 +28,7 @@ FEWEST_CORRECTIONS = 20
 """Overridden scores from which weights move at all."""
 
 FEWEST_IN_A_DECILE = 30
-"""Attempts from which a decile is held against the next."""
+"""Attempts, weighed by age, from which a decile is held against the next."""
 
 _PRIOR = 0.2  # standard deviation of how far a weight is off, on the log scale, before anything is known
 _SURE = 0.9  # two-sided confidence of the intervals that are shown
@@ -108,15 +110,19 @@ def calibrate_values(
     """Describe outcomes by score, and learn weights from corrections.
 
     Args:
-        outcomes: one row a judged attempt with score, has_succeeded and quality (0..10 or missing).
+        outcomes: one row an ended attempt with execution, model, model_version, age_days, reason, score, has_succeeded
+            and quality (0..10 or missing). Those of older versions, and what is not the model's doing, do not count.
         scored: tasks with equal factors together, one row each: priority (0..4), domain, risk, base (priority points
-            times complexity), time_bonus, tasks (how many), corrections (how many of them were overridden) and
-            log_ratio (sum over those of ln(override / score)); `squares` likewise of its square.
+            times complexity), time_bonus, tasks (how many), corrections (how many of them were overridden), weight
+            (of the tasks, each by its age) and log_ratio (sum over corrections of ln(override / score), each by its
+            task's age); `squares` likewise of its square.
         scoring: in force.
         max_change: share by which a number may move.
         approved_risks: factors that a person allows risks to move to; none is moved beyond them, nor without one.
     """
     proposals = _proposals(scored, scoring)
+    outcomes = still_counting(outcomes)
+    outcomes = outcomes[tells_of_model(outcomes["reason"])]
     return ValueCalibration(
         deciles=tuple(_deciles(outcomes)),
         falls=tuple(_falls(outcomes)),
@@ -134,11 +140,22 @@ def _deciles(outcomes: pd.DataFrame) -> list[Decile]:
             low=float(rows["score"].min()),
             high=float(rows["score"].max()),
             attempts=len(rows),
-            success=float(rows["has_succeeded"].mean()),
-            quality=float(rows["quality"].mean()) if rows["quality"].notna().any() else None,
+            success=_weighed(rows, "has_succeeded")[0],
+            quality=_weighed(rows, "quality")[0] if rows["quality"].notna().any() else None,
         )
         for rows in _by_decile(outcomes)
     ]
+
+
+def _weighed(rows: pd.DataFrame, measure: str) -> tuple[float, float, float]:
+    """Mean of a measure where it is known, the mean's variance, and the attempts that it is worth."""
+    known = rows[[measure, "weight"]].dropna().to_numpy(dtype=np.float64)
+    numbers, weights = known[:, 0], known[:, 1]
+    n = float(weights.sum())
+    if not n:
+        return math.nan, math.nan, 0.0
+    mean = float(numbers @ weights / n)
+    return mean, float((numbers - mean) ** 2 @ weights / n / max(n - 1, 1)), n
 
 
 def _by_decile(outcomes: pd.DataFrame) -> list[pd.DataFrame]:
@@ -153,10 +170,8 @@ def _falls(outcomes: pd.DataFrame) -> list[str]:
     deciles = _by_decile(outcomes)
     found = []
     for measure in ("has_succeeded", "quality"):
-        columns = [rows[measure].dropna().astype(float) for rows in deciles]
-        moments = [
-            (each.mean(), each.var(ddof=1) / len(each)) for each in columns if len(each) >= FEWEST_IN_A_DECILE
-        ]
+        told = [_weighed(rows, measure) for rows in deciles]
+        moments = [(mean, variance) for mean, variance, n in told if n >= FEWEST_IN_A_DECILE]
         z = stats.norm.isf(0.05 / max(len(moments) - 1, 1))
         steps = pairwise(moments)
         if any(after - before < -z * math.sqrt(a + b) for (before, a), (after, b) in steps):
@@ -168,15 +183,19 @@ _NAMES = {"has_succeeded": "success", "quality": "quality"}
 
 
 def _correlations(outcomes: pd.DataFrame) -> list[RankCorrelation]:
-    """Intervals by Fisher's z with the variance (1 + r^2 / 2) / (n - 3) (Bonett, Wright, Psychometrika, 2000, 23)."""
+    """Intervals by Fisher's z with the variance (1 + r^2 / 2) / (n - 3) (Bonett, Wright, Psychometrika, 2000, 23).
+
+    n is what the attempts are worth, each weighed by its age.
+    """
     found = []
     for measure, name in _NAMES.items():
-        known = outcomes[["score", measure]].dropna().astype(float)
-        if len(known) < 10 or (known.nunique() < 2).any():
+        known = outcomes[["score", measure, "weight"]].dropna().astype(float)
+        numbers, n = known[["score", measure]], float(known["weight"].sum())
+        if n < 10 or (numbers.nunique() < 2).any():
             continue
-        ranks = known.rank()
-        r = float(np.corrcoef(ranks["score"], ranks[measure])[0, 1])
-        reach = stats.norm.isf((1 - _SURE) / 2) * math.sqrt((1 + r**2 / 2) / (len(known) - 3))
+        spread = np.cov(numbers.rank().to_numpy().T, aweights=known["weight"])
+        r = float(spread[0, 1] / math.sqrt(spread[0, 0] * spread[1, 1]))
+        reach = stats.norm.isf((1 - _SURE) / 2) * math.sqrt((1 + r**2 / 2) / (n - 3))
         z = math.atanh(min(max(r, -0.999999), 0.999999))
         found.append(
             RankCorrelation(
@@ -202,11 +221,11 @@ def _proposals(scored: pd.DataFrame, scoring: ScoringConfig) -> list[Proposal]:
         return []
     keys = _weights(scoring)
     effects = _effects(scored, keys)
-    tasks = scored["tasks"].to_numpy(dtype=np.float64)
+    tasks, weight = (scored[name].to_numpy(dtype=np.float64) for name in ("tasks", "weight"))
     pull = scored["log_ratio"].to_numpy(dtype=np.float64)
     squares = float(scored["squares"].sum())
-    noise = max(squares / tasks.sum(), 1e-6)
-    precision = effects.T @ (effects * tasks[:, None]) / noise + np.eye(effects.shape[1]) / _PRIOR**2
+    noise = max(squares / weight.sum(), 1e-6)
+    precision = effects.T @ (effects * weight[:, None]) / noise + np.eye(effects.shape[1]) / _PRIOR**2
     covariance = np.linalg.inv(precision)
     shift = covariance @ (effects.T @ pull) / noise
     reach = stats.norm.isf((1 - _SURE) / 2) * np.sqrt(np.diag(covariance))

@@ -78,4 +78,8 @@ def test_overridden_scores_are_read_with_all_others(worked: Database):
     assert found["tasks"].sum() == tasks
     assert found["corrections"].sum() == 1
     assert found["log_ratio"].sum() == pytest.approx(0.6931, abs=1e-4)
+    assert found["weight"].sum() == pytest.approx(tasks)
+    later = Corrections(worked).window(DAY + timedelta(days=30), 31)  # a half-life later
+    assert later["weight"].sum() == pytest.approx(tasks / 2)
+    assert later["log_ratio"].sum() == pytest.approx(0.6931 / 2, abs=1e-4)
     assert Corrections(worked).window(DAY + timedelta(days=9), 3).empty

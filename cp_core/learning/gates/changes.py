@@ -59,8 +59,9 @@ def _moves(evidence: Evidence) -> Iterator[tuple[str, float]]:
     ground, learned = evidence.ground, evidence.candidate.learned
     now, then = ground.expectations(), ground.expectations(learned)
     for position, model in enumerate(now.models):
-        before, after = now.success[position], then.success[position]
-        yield f"success.{model}", float(np.max(np.abs(after - before) / np.maximum(before, 1e-9)))
+        for kind in ("success", "input", "output"):
+            before, after = (getattr(table, kind)[position] for table in (now, then))
+            yield f"{kind}.{model}", float(np.max(np.abs(after - before) / np.maximum(before, 1e-9)))
         for domain in Domain:
             for kind in ("input", "output"):
                 old = getattr(ground.tokens_of(model, domain), kind)

@@ -1,10 +1,11 @@
 """Gate: the same pipeline on shuffled outcomes does clearly worse.
 
-Outcomes of the days that were learned from are shuffled among attempts, again and again; each time the pipeline learns,
-the change is capped, and what it saves on the later days is measured as for the candidate itself. On a night whose
-outcomes say nothing about models, the candidate is like the shuffled ones, and stands out by chance alone: it must lie
-above all of them, and by four of their standard deviations, which chance does on one night in 30,000 if they are
-normal. What every shuffle finds too, such as a change of the overall level, is no reason to promote.
+Outcomes of the days that were learned from are shuffled among attempts, again and again (drawn at once for attempts
+that are alike); each time the pipeline learns, the change is capped, and what it saves on the later days is measured as
+for the candidate itself. On a night whose outcomes say nothing about models, the candidate is like the shuffled ones,
+and stands out by chance alone: it must lie above all of them, and by four of their standard deviations, which chance
+does on one night in 30,000 if they are normal. What every shuffle finds too, such as a change of the overall level, is
+no reason to promote.
 
 Where the candidate looks at texts, so does the pipeline: from every shuffle it learns effects of texts too, on top of
 the table that it corrected, and moves those in force toward them within the cap.
@@ -23,6 +24,8 @@ from cp_core.learning.gates.evidence import Evidence, Finding
 from cp_core.learning.text_effects import TextFit, TextRows, largest_step, shifts
 from cp_core.learning.traits_seen import weights_of_models
 
+Counts = NDArray[np.int64]
+
 _DEVIATIONS = 4.0
 _CERTAIN = 1e-3
 
@@ -38,9 +41,7 @@ def placebo(evidence: Evidence) -> Finding:
     pipeline = _Pipeline(evidence)
     generator = np.random.default_rng(evidence.seed)
     own = pipeline.saved(pipeline.won)
-    shuffled = np.array(
-        [pipeline.saved(generator.permutation(pipeline.won)) for _ in range(evidence.policy.placebos)]
-    )
+    shuffled = np.array([pipeline.saved(pipeline.shuffled(generator)) for _ in range(evidence.policy.placebos)])
     bar = float(max(shuffled.max(), shuffled.mean() + _DEVIATIONS * shuffled.std(ddof=1)))
     return Finding(
         own > bar,
@@ -59,18 +60,29 @@ class _Pipeline:
         limit = evidence.policy.max_change
         self._expected = expected.success
         self._least, self._most = self._expected * (1 - limit), np.minimum(self._expected * (1 + limit), 1.0)
-        self._cells = cells_of(evidence.earlier, expected.models)
-        self._weights = weights_of(evidence.earlier)
-        self.won = evidence.earlier["has_succeeded"].to_numpy(dtype=np.float64)
-        later = evidence.later
+        earlier, later = evidence.earlier, evidence.later
+        cells = cells_of(earlier, expected.models)
+        ages, days = pd.factorize(earlier["age_days"])
+        alike = cells * len(days) + ages
+        if self._texts is not None:  # each with a text of its own; they come last, in order
+            alike = np.where(self._texts.learned_from, alike.max() + 1 + np.arange(len(alike)), alike)
+        _, first, of = np.unique(alike, return_index=True, return_inverse=True)
+        self._tried = np.bincount(of)
+        self._cells, self._weights = cells[first], weights_of(earlier)[first] * self._tried
+        self.won = np.bincount(of, earlier["has_succeeded"].to_numpy(dtype=np.float64)).astype(np.int64)
         cells, tasks = cells_of(later, expected.models), _share_of_task(later["task"])
         self._seen, self._seen_won = sums(
             cells, tasks, later["has_succeeded"].to_numpy(dtype=np.float64), self._expected.shape
         )
 
-    def saved(self, won: Doubles) -> float:
-        """What the pipeline saves a task on the later days when earlier outcomes are `won`."""
-        learned = correct(self._expected, *sums(self._cells, self._weights, won, self._expected.shape))
+    def shuffled(self, generator: np.random.Generator) -> Counts:
+        """Successes among the attempts that are alike, when outcomes are shuffled: multivariate hypergeometric."""
+        return generator.multivariate_hypergeometric(self._tried, int(self.won.sum()), method="marginals")
+
+    def saved(self, won: Counts) -> float:
+        """What the pipeline saves a task on the later days when `won` of the attempts that are alike are good."""
+        shares = won / self._tried
+        learned = correct(self._expected, *sums(self._cells, self._weights, shares, self._expected.shape))
         capped = np.clip(learned, self._least, self._most)
         if self._texts is not None:
             return self._texts.saved(won, learned, capped)
@@ -93,8 +105,8 @@ class _Texts:
         self._eye = evidence.seen[evidence.calibration.trait_model or evidence.in_force.trait_model or ""]
         self._weights = weights_of_models(self._models, evidence.in_force, self._eye.traits.shape[1])
         earlier = evidence.earlier
-        self._learned_from = self._usable(earlier, expected)
-        rows, cells, places = self._usable_of(earlier, expected, self._learned_from)
+        self.learned_from = self._usable(earlier, expected)
+        rows, cells, places = self._usable_of(earlier, expected, self.learned_from)
         self._cells, traits = cells, self._eye.traits[places]
         chance = np.clip(expected.success.ravel(), _CERTAIN, 1 - _CERTAIN)
         self._chance, self._of = chance[cells], cells // expected.success.shape[1]
@@ -113,15 +125,15 @@ class _Texts:
         self._won = rows["has_succeeded"].to_numpy(dtype=bool)
         self._loss_before = self._loss(self._later.offset + shifts(self._weights, self._later))
 
-    def saved(self, won: Doubles, learned: Doubles, capped: Doubles) -> float:
+    def saved(self, won: Counts, learned: Doubles, capped: Doubles) -> float:
         """What it saves a task on the later days.
 
         Args:
-            won: outcomes of all earlier attempts.
+            won: successes of earlier attempts; the last of them are those that it learns from.
             learned, capped: the table of kinds, before and after the cap.
         """
         base = logit(np.clip(learned.ravel(), _CERTAIN, 1 - _CERTAIN))[self._cells]
-        common, own = self._fit.effects(won[self._learned_from], base)
+        common, own = self._fit.effects(won[len(won) - len(base) :].astype(np.float64), base)
         weights = self._moved(common + own)
         table = logit(np.clip(capped.ravel(), _CERTAIN, 1 - _CERTAIN))[self._later_cells]
         return float((self._loss_before - self._loss(table + shifts(weights, self._later))).sum())

@@ -27,6 +27,17 @@ def test_what_was_cut_off_hands_its_mass_to_larger_numbers():
     assert found.mean == pytest.approx(1 / 4 + 9 / 8 + 12 / 8)
 
 
+@given(st.lists(st.tuples(st.integers(1, 9), st.booleans(), st.integers(1, 3)), min_size=1, max_size=12))
+def test_a_weight_counts_as_so_many_equal_numbers(rows: list[tuple[int, bool, int]]):
+    numbers, censored, weights = zip(*rows, strict=True)
+    # Of equal numbers that were cut off together, the first ones leave the rest at risk: that is the same event.
+    weighed = Survival.of(numbers, censored, weights)
+    repeated = Survival.of(np.repeat(numbers, weights), np.repeat(censored, weights))
+    for level in (0.1, 0.5, 0.9):
+        assert weighed.quantile(level) == repeated.quantile(level)
+    assert weighed.mean == pytest.approx(repeated.mean)
+
+
 def test_when_the_largest_was_cut_off_the_rest_of_the_mass_lies_on_it():
     found = Survival.of([1.0, 5.0], [False, True])
 

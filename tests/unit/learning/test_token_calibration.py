@@ -24,8 +24,11 @@ def attempts(n: int, factor: float, seed: int = 0, **columns: object) -> pd.Data
     taken = factor * np.exp(draw.normal(-(SIGMA**2) / 2, SIGMA, n))
     frame = pd.DataFrame(
         {
+            "execution": np.arange(n),
             "task": np.arange(n),
             "model": "haiku",
+            "model_version": "1",
+            "age_days": 0,
             "domain": "backend",
             "complexity": "moderate",
             "reason": None,
@@ -90,10 +93,12 @@ def test_no_number_moves_further_than_its_cap():
     before = as_estimated("input", SCORING)
     after = found.tokens["haiku"][Domain.BACKEND].input
 
-    assert after.mean == pytest.approx(1.1)
-    assert after.high == pytest.approx(before.high * 1.1)
-    assert found.scoring["estimate.mean_tokens.moderate.input"] == pytest.approx(27_500 * 1.1, rel=0.002)
-    assert found.scoring["estimate.mean_tokens.moderate.input"] <= 27_500 * 1.1
+    base = found.scoring["estimate.mean_tokens.moderate.input"] / 27_500
+    assert base == pytest.approx(1.1, rel=0.002)
+    assert base <= 1.1
+    # A model's tokens are base times factor: what the base took of the night's tenth, the factor may not take again.
+    assert base * after.mean == pytest.approx(1.1)
+    assert base * after.high == pytest.approx(before.high * 1.1)
 
 
 def test_factors_in_force_are_where_the_next_night_starts():
@@ -101,9 +106,9 @@ def test_factors_in_force_are_where_the_next_night_starts():
         tokens={"haiku": {Domain.BACKEND: ModelTokens(input=TokenFactors(mean=3.0, high=4.0))}}
     )
 
-    assert learn(attempts(500, 6.0), in_force).tokens["haiku"][Domain.BACKEND].input.mean == pytest.approx(
-        3.3
-    )
+    found = learn(attempts(500, 6.0), in_force)
+    base = found.scoring["estimate.mean_tokens.moderate.input"] / 27_500
+    assert base * found.tokens["haiku"][Domain.BACKEND].input.mean == pytest.approx(3.3)
 
 
 def test_bases_keep_rising_with_complexity():
@@ -133,18 +138,34 @@ def test_what_was_cut_off_counts_as_more():
     )
     truth = float(whole["input_tokens"].mean() / 27_500)
 
-    def learned(frame: pd.DataFrame) -> float:
-        found = learn(frame)
-        return (
-            cell_of(found).factors.mean
-            * found.scoring.get("estimate.mean_tokens.moderate.input", 27_500)
-            / 27_500
-        )
-
     # 38 % are cut off. Left out, the rest averages about 0.6; taken as whole, about 0.75.
-    assert learned(seen) == pytest.approx(truth, rel=0.06)
-    assert learned(seen[~cut]) < 0.7 * truth
+    assert taken(learn(seen)) == pytest.approx(truth, rel=0.06)
+    assert taken(learn(seen[~cut])) < 0.7 * truth
     assert learn(seen).censored == int(cut.sum())
+
+
+def taken(found: TokenCalibration) -> float:
+    """Input tokens that a moderate backend task is found to take, over those of the estimate in force."""
+    return (
+        cell_of(found).factors.mean
+        * found.scoring.get("estimate.mean_tokens.moderate.input", 27_500)
+        / 27_500
+    )
+
+
+def test_an_attempt_counts_less_with_age():
+    now, then = attempts(4000, 1.0), attempts(4000, 2.0, seed=1, age_days=60)
+    # After 60 days, two half-lives, it counts a quarter: (1 + 2 / 4) / (1 + 1 / 4).
+    assert taken(learn(pd.concat([now, then]))) == pytest.approx(1.2, rel=0.04)
+    assert taken(learn(pd.concat([now, then.assign(age_days=0)]))) == pytest.approx(1.5, rel=0.04)
+
+
+def test_attempts_of_a_models_older_version_count_no_more():
+    then = attempts(4000, 3.0, seed=1, age_days=2)
+    now = attempts(4000, 1.0, model_version="2", execution=range(4000, 8000))
+    found = learn(pd.concat([then, now]))
+    assert taken(found) == pytest.approx(1.0, rel=0.04)
+    assert found.attempts == 4000
 
 
 def test_attempts_that_failed_for_other_reasons_say_nothing():

@@ -18,7 +18,10 @@ from cp_core.scoring.config import PRIORITIES, Domain, Risk
 from cp_resources.configuration import load_configuration
 
 SCORING = load_configuration(Path(__file__).parents[3] / "config").scoring
-NO_OUTCOMES = pd.DataFrame({"score": [], "has_succeeded": [], "quality": []}, dtype="float64")
+SAME_MODEL = {"model": "haiku", "model_version": "1", "age_days": 0, "reason": None}
+NO_OUTCOMES = pd.DataFrame(
+    {"execution": [], "score": [], "has_succeeded": [], "quality": []}, dtype="float64"
+).assign(**SAME_MODEL)
 
 
 def scored(*, tasks: int = 100, share: float = 1.0, **ratios: float) -> pd.DataFrame:
@@ -37,6 +40,7 @@ def scored(*, tasks: int = 100, share: float = 1.0, **ratios: float) -> pd.DataF
                 "time_bonus": 0.0,
                 "tasks": tasks,
                 "corrections": corrected,
+                "weight": float(tasks),
                 "log_ratio": corrected * math.log(ratio),
                 "squares": corrected * math.log(ratio) ** 2,
             }
@@ -136,11 +140,12 @@ def outcomes(n: int, slope: float) -> pd.DataFrame:
     score = draw.uniform(0, 100, n)
     return pd.DataFrame(
         {
+            "execution": np.arange(n),
             "score": score,
             "has_succeeded": draw.random(n) < 0.5 + slope * (score - 50) / 100,
             "quality": 5 + slope * (score - 50) / 10 + draw.normal(0, 0.5, n),
         }
-    )
+    ).assign(**SAME_MODEL)
 
 
 def described(frame: pd.DataFrame) -> ValueCalibration:
@@ -160,6 +165,23 @@ def test_values_that_go_with_outcomes_rise_by_decile():
 
 def test_values_that_go_against_outcomes_are_named():
     assert described(outcomes(4000, -0.6)).falls == ("success", "quality")
+
+
+def test_what_is_said_of_values_fades_and_ends_with_a_models_version():
+    against, along = outcomes(4000, -0.6), outcomes(4000, 0.3).assign(execution=range(4000, 8000))
+    old = pd.concat([against.assign(age_days=210), along], ignore_index=True)  # seven half-lives: 1 in 128
+    assert described(old).falls == ()
+    assert "quality" in described(pd.concat([against, along], ignore_index=True)).falls
+    another = along.assign(model_version="2")
+    assert described(pd.concat([against, another], ignore_index=True)) == described(another)
+
+
+def test_a_correction_counts_less_with_age():
+    fresh, faded = scored(P3=1.5), scored(ml=1.5)
+    faded[["weight", "log_ratio", "squares"]] /= 16  # four half-lives
+    found = learn(pd.concat([fresh, faded], ignore_index=True))
+    # A part of 1 / 17 of what is known of ml says 1.5.
+    assert proposed(found, "domains.rules.ml.factor") == pytest.approx(1.5 ** (1 / 17), abs=0.03)
 
 
 def test_a_few_outcomes_are_held_against_nothing():
