@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 
 from cp_core.assignment.calibration import ModelTokens
 from cp_core.assignment.market import Catalogue
+from cp_core.assignment.plans import Plan
 from cp_core.assignment.replay import StoredRound
 from cp_core.assignment.strategies import Strategy
 from cp_core.learning.candidate import Change, Examples, Found, Ground, make_candidate
@@ -166,8 +167,9 @@ class Candidates:
         for eye in filter(None, eyes):
             known = seen[eye].known(pd.Series([row["task"] for row in decisions], dtype=np.int64))
             decisions = [row for row, is_known in zip(decisions, known, strict=True) if is_known]
+        plans = _catalogue(in_force).book.plans
         now, then = (
-            Judge(_catalogue(each), None if eye is None else seen[eye])
+            Judge(_catalogue(each, among=plans), None if eye is None else seen[eye])
             for each, eye in zip((in_force, candidate), eyes, strict=True)
         )
         return selections_of(
@@ -213,7 +215,7 @@ def _whole_cells(cells: Sequence[TokenCell], ground: Ground) -> dict[str, dict[D
     return found
 
 
-def _catalogue(configuration: Configuration) -> Catalogue:
+def _catalogue(configuration: Configuration, among: Sequence[Plan] | None = None) -> Catalogue:
     policies = configuration.policies
     return Catalogue(
         configuration.registry,
@@ -221,6 +223,7 @@ def _catalogue(configuration: Configuration) -> Catalogue:
         policies.plans,
         policies.objective,
         configuration.learned.calibration,
+        among=among,
     )
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cp_core.assignment.calibration import Calibration
 from cp_core.assignment.eligibility import CODES, ELIGIBLE
 from cp_core.assignment.options import Options
-from cp_core.assignment.plans import Outlook, PlanBook, PlanPolicy, plan_book
+from cp_core.assignment.plans import Outlook, Plan, PlanBook, PlanPolicy, plan_book
 from cp_core.assignment.predict import Columns, PredictionPolicy, Predictor
 from cp_core.assignment.solver import Problem, Solution, solve
 from cp_core.assignment.strategies import ObjectivePolicy, Setting, Strategy, worth
@@ -47,6 +47,7 @@ class Catalogue:
     Args:
         registry: models, subscriptions and budgets.
         calibration: what was learned; empty for priors only.
+        among: the plans to have; left out, those that are best by what is predicted.
 
     Attributes:
         options, predictor, check, objective, book: what the arguments come to.
@@ -65,12 +66,16 @@ class Catalogue:
         plans: PlanPolicy,
         objective: ObjectivePolicy,
         calibration: Calibration,
+        *,
+        among: Sequence[Plan] | None = None,
     ) -> None:
         self.options = Options(registry)
         self.predictor = Predictor([option.model for option in self.options], prediction, calibration)
         self.check = plans.check
         self.objective = objective
-        self.book: PlanBook = plan_book(self.options, self.predictor, plans)
+        self.book: PlanBook = (
+            plan_book(self.options, self.predictor, plans) if among is None else PlanBook(among, self.options)
+        )
         self.accounts = tuple(
             dict.fromkeys(account for option in self.options for account in option.funding.accounts)
         )

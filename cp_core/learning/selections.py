@@ -64,7 +64,8 @@ def selections_of(
     """What the candidate would have selected of the plans that could have been drawn.
 
     Args:
-        now, then: what is in force, and the candidate.
+        now, then: what is in force and the candidate, over the same plans: which plans are best, and so in a catalogue
+            of its own, may differ between them.
         points_per_usd: weight of money in the reward.
 
     Returns:
@@ -77,10 +78,9 @@ def selections_of(
 def _of_round(
     stored: StoredRound, decisions: Sequence[Settled], now: Judge, then: Judge, points_per_usd: float
 ) -> pd.DataFrame:
-    labels = now.catalogue.labels
-    place = {label: row for row, label in enumerate(labels)}
+    place = {label: row for row, label in enumerate(now.catalogue.labels)}
     known = [one for one in decisions if _is_known(one, place, now.catalogue)]
-    if not known or labels != then.catalogue.labels:
+    if not known:
         return pd.DataFrame(columns=list(COLUMNS))
     (outlook_now, _), (outlook_then, net) = (
         plans_at_prices(judge.facts(known), judge.catalogue, stored) for judge in (now, then)

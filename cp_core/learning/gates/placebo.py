@@ -41,7 +41,9 @@ def placebo(evidence: Evidence) -> Finding:
     pipeline = _Pipeline(evidence)
     generator = np.random.default_rng(evidence.seed)
     own = pipeline.saved(pipeline.won)
-    shuffled = np.array([pipeline.saved(pipeline.shuffled(generator)) for _ in range(evidence.policy.placebos)])
+    shuffled = np.array(
+        [pipeline.saved(pipeline.shuffled(generator)) for _ in range(evidence.policy.placebos)]
+    )
     bar = float(max(shuffled.max(), shuffled.mean() + _DEVIATIONS * shuffled.std(ddof=1)))
     return Finding(
         own > bar,
