@@ -124,9 +124,7 @@ def read_progress(database: Database, day: date | None = None) -> Progress:
         days = [day] if day else [row["submission_day"] for row in rows(_OPEN_DAYS) or rows(_NEWEST_DAY)]
         counted = {TaskState(row["state"]): row for row in rows(_STATES, days=days, seconds=RATE_SECONDS)}
         waits = [row["oldest"] for row in counted.values() if row["oldest"] is not None]
-        [clock] = rows(
-            "SELECT clock_timestamp() AS at, to_regclass('cp.breakers') IS NOT NULL AS has_breakers"
-        )
+        [clock] = rows("SELECT clock_timestamp() AS at")
         return Progress(
             at=clock["at"],
             days=tuple(days),
@@ -135,7 +133,7 @@ def read_progress(database: Database, day: date | None = None) -> Progress:
             oldest_wait_seconds=max(waits, default=None),
             models=[ModelProgress(**row) for row in rows(_MODELS, days=days, seconds=RATE_SECONDS)],
             drains=[Drain(**row) for row in rows(_DRAINS, days=days)],
-            breakers=rows(_BREAKERS) if clock["has_breakers"] else [],
+            breakers=rows(_BREAKERS),
         )
 
 
