@@ -218,7 +218,7 @@ async def _work(
     called_off: _CalledOff,
 ) -> Answer:
     """Give the task to the endpoint and return its result; tell it to stop when that is not waited for."""
-    answer = await _submit(worker, body, headers, limit)
+    answer = await _send_surely(worker, "POST", "/tasks", body, headers, limit)
     if answer.status != 202:
         return answer
     path = _status_path(answer)
@@ -226,22 +226,27 @@ async def _work(
         return await _poll(worker, path, headers, _pause(answer))
     except (asyncio.CancelledError, ProviderError):
         with suppress(ProviderError, MalformedUsageError):
-            answer = await worker.send("DELETE", path, None, headers, CANCEL_SECONDS)
+            answer = await _send_surely(worker, "DELETE", path, None, headers, CANCEL_SECONDS)
             if isinstance(usage := answer.body.get("usage"), Mapping):
                 called_off.usage = parse_usage(Wire.ENDPOINT, usage)
         raise
 
 
-async def _submit(
-    worker: _Worker, body: Mapping[str, Any], headers: Mapping[str, str], limit: float
+async def _send_surely(
+    worker: _Worker,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None,
+    headers: Mapping[str, str],
+    limit: float,
 ) -> Answer:
-    """Post the task, a second time when the connection broke: its key tells the endpoint that it is the same."""
+    """Send a request, a second time when the connection broke: its key tells the endpoint that it is the same."""
     try:
-        return await worker.send("POST", "/tasks", body, headers, limit)
+        return await worker.send(method, path, body, headers, limit)
     except ProviderError as error:
         if error.reason is not Reason.CONNECTION:
             raise
-    return await worker.send("POST", "/tasks", body, headers, limit)
+    return await worker.send(method, path, body, headers, limit)
 
 
 async def _poll(worker: _Worker, path: str, headers: Mapping[str, str], pause: float) -> Answer:

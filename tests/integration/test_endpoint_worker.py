@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -20,7 +22,7 @@ from cp_resources.settings import Settings
 from cp_resources.worker_kinds import endpoint
 from cp_resources.worker_kinds.endpoint import EndpointWorker
 
-POLICY = ExecutionPolicy(connect_timeout_seconds=2, read_timeout_seconds=5, response_limit_bytes=4096)
+POLICY = ExecutionPolicy(connect_timeout_seconds=20, read_timeout_seconds=20, response_limit_bytes=4096)
 LOOPBACK = ["127.0.0.0/8"]
 INF = float("inf")
 
@@ -28,6 +30,7 @@ INF = float("inf")
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKER_KEY", KEY)
+    monkeypatch.setattr(endpoint, "CANCEL_SECONDS", 20.0)
 
 
 def worker(url: str, *, allow: list[str] = LOOPBACK, **provider: Any) -> EndpointWorker:
@@ -188,6 +191,41 @@ def test_a_cancelled_attempt_tells_the_endpoint_to_stop() -> None:
     with ReferenceWorker(Behaviour(polls=10**6)) as reference:
         asyncio.run(run(reference))
     assert reference.events.count("DELETE /tasks/17") == 1
+
+
+def test_an_endpoint_that_could_not_be_told_to_stop_is_told_again() -> None:
+    """A server that ends the connection of the first DELETE without a word."""
+    seen: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
+                await reader.readexactly(int(length[1]) if length else 0)
+                method = head.split()[0]
+                seen.append(method)
+                if method == "DELETE" and seen.count("DELETE") == 1:
+                    break
+                if method == "GET":
+                    running.cancel()
+                    continue
+                body = b'{"status_url": "/tasks/17"}' if method == "POST" else b"{}"
+                status = b"202 Accepted\r\nretry-after: 0" if method == "POST" else b"200 OK"
+                writer.write(b"HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n%s" % (status, len(body), body))
+        writer.close()
+
+    async def run() -> None:
+        nonlocal running
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server, worker(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as kind:
+            running = asyncio.create_task(kind.attempt(claimed(), seconds=INF))
+            with pytest.raises(asyncio.CancelledError):
+                await running
+
+    running: asyncio.Task[AttemptResult]
+    asyncio.run(run())
+    assert seen == ["POST", "GET", "DELETE", "DELETE"]
 
 
 @pytest.mark.parametrize(
