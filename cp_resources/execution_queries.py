@@ -69,7 +69,7 @@ claimed AS (
         t.deadline, {RANK} AS rank
 ),
 planned AS MATERIALIZED (
-    SELECT t.*, free.provider, a.decision_id, a.plan -> t.stage AS stage_of_plan,
+    SELECT t.*, free.provider, a.decision_id, a.plan -> t.stage AS stage_of_plan, a.expected_cost_usd,
         CASE WHEN t.attempts = 1 THEN 1 ELSE {ATTEMPTS_OF_DECISION} + 1 END AS decision_attempt
     FROM claimed t
     JOIN free ON free.model = t.model
@@ -84,7 +84,7 @@ begun AS (
     RETURNING id, task, provider, funding, started_at
 )
 SELECT c.id, c.task_id, b.id, c.attempts::int, c.decision_id, c.decision_attempt, c.model, b.provider, b.funding,
-    coalesce(c.stage_of_plan -> 'needs', c.stage_of_plan -> 'amounts'),
+    coalesce(c.stage_of_plan -> 'needs', c.stage_of_plan -> 'amounts')::text,
     p.title, p.description, c.workspace, p.labels, s.output_high,
     CASE WHEN %(enforce)s THEN extract(epoch FROM c.deadline - clock_timestamp())::float8 END,
     %(run_id)s::text, c.stage::int,
@@ -93,7 +93,7 @@ SELECT c.id, c.task_id, b.id, c.attempts::int, c.decision_id, c.decision_attempt
         WHERE e.task = c.id AND e.assignment = c.assignment AND e.stage < c.stage AND e.output IS NOT NULL
         ORDER BY e.attempt DESC LIMIT 1
     ) END,
-    b.started_at, s.input_mean + s.output_mean
+    b.started_at, s.input_mean + s.output_mean, c.expected_cost_usd
 FROM planned c
 JOIN begun b ON b.task = c.id
 JOIN cp.task_payloads p ON p.task = c.id
@@ -271,11 +271,21 @@ SET {ENDING_COLUMNS}, {USE_COLUMNS}
 WHERE e.id = r.id AND e.state = 'running'
 """
 
-# What succeeded needs to know nothing of its task but whose it is: all in one statement, tasks locked in order.
+_TELL: LiteralString = completed_notices(
+    "moved AS t LEFT JOIN finished AS last ON last.task = t.id",
+    title="t.title",
+    funding="last.funding",
+    expected="t.expected",
+)
+
+# What succeeded needs to know nothing of its task but whose it is, and its notice nothing that was not known at the
+# claim: all in one statement, tasks locked in order.
 SUCCEED: LiteralString = f"""
 WITH held AS MATERIALIZED (
-    SELECT t.id, claimed.execution
-    FROM unnest(%(task)s::bigint[], %(attempt)s::int[], %(id)s::bigint[]) AS claimed (id, attempt, execution)
+    SELECT t.id, claimed.execution, claimed.title, claimed.expected
+    FROM unnest(
+        %(task)s::bigint[], %(attempt)s::int[], %(id)s::bigint[], %(title)s::text[], %(expected)s::numeric[]
+    ) AS claimed (id, attempt, execution, title, expected)
     JOIN cp.tasks t ON t.id = claimed.id AND t.attempts = claimed.attempt
     WHERE t.lease_owner = %(worker)s
     ORDER BY t.id
@@ -294,12 +304,10 @@ moved AS (
         lease_expires_at = NULL, state_changed_at = clock_timestamp()
     FROM held
     WHERE t.id = held.id
-    RETURNING held.execution, t.id, t.task_id, t.state, t.reason, t.value_score, t.model, t.stage, t.attempts,
-        t.assignment
+    RETURNING held.execution, held.title, held.expected, t.id, t.task_id, t.state, t.reason, t.value_score, t.model,
+        t.attempts
 ),
-told AS (
-    {completed_notices(over="moved", last="finished AS last ON last.task = t.id")}
-)
+told AS ({_TELL})
 SELECT execution FROM moved
 """
 

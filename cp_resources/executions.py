@@ -42,8 +42,7 @@ REQUEUE_LIMIT = 1000
 """Most tasks that one call of a sweep moves, so that no transaction is long."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedTask:
+class ClaimedTask(NamedTuple):
     """A task under lease, with what an attempt at it needs.
 
     Attributes:
@@ -59,6 +58,7 @@ class ClaimedTask:
         earlier_work: what the stage before answered, where the policy has it handed on.
         started_at: database's time of the claim.
         tokens_expected: mean of the estimate, input and output.
+        expected_cost_usd: of the whole plan; None where it was not reckoned.
     """
 
     task: int
@@ -82,6 +82,7 @@ class ClaimedTask:
     earlier_work: str | None = None
     started_at: datetime | None = None
     tokens_expected: float = 0.0
+    expected_cost_usd: Decimal | None = None
 
     @property
     def reservation(self) -> UUID:
@@ -183,8 +184,8 @@ class ExecutionStore:
                 "slots": list(free.values()),
                 "providers": [self._registry.model(model).provider for model in free],
             }
-            rows = connection.execute(queries.CLAIM, parameters, prepare=True).fetchall()
-        return [_claimed(row) for row in rows]
+            claimed = connection.execute(queries.CLAIM, parameters, prepare=True)
+        return _claimed(claimed.fetchall())  # only now, so that the claim and its commit are one trip
 
     def heartbeat(self, worker: str, held: Sequence[ClaimedTask]) -> set[int]:
         """Renew the leases of these attempts, and return the executions that are still this worker's."""
@@ -337,6 +338,8 @@ class ExecutionStore:
             **_result_columns(good),
             "task": numbers(item.claimed.task for item in good),
             "attempt": numbers(item.claimed.attempt for item in good),
+            "title": array([item.claimed.title for item in good]),
+            "expected": numbers([item.claimed.expected_cost_usd for item in good]),
             "worker": worker,
             "to": str(DONE.state),
         }
@@ -414,35 +417,14 @@ def _write_steps(
         connection.execute(ANNOUNCE_CANCELLED, {"tasks": cancelled})
 
 
-def _claimed(row: Sequence[Any]) -> ClaimedTask:
-    """The row in the order of the fields."""
-    (
-        task,
-        task_id,
-        execution,
-        attempt,
-        decision,
-        decision_attempt,
-        model,
-        provider,
-        funding,
-        amounts,
-        *rest,
-    ) = row
-    reserved = {account: Decimal(amount) for account, amount in amounts.items()}
-    return ClaimedTask(
-        task,
-        task_id,
-        execution,
-        attempt,
-        decision,
-        decision_attempt,
-        model,
-        provider,
-        funding,
-        reserved,
-        *rest,
-    )
+def _claimed(rows: Sequence[Sequence[Any]]) -> list[ClaimedTask]:
+    """The rows, which are in the order of the fields, their amounts as JSON."""
+    at = ClaimedTask._fields.index("amounts")
+    amounts = json.loads(f"[{','.join([row[at] for row in rows])}]")
+    return [
+        ClaimedTask._make((*row[:at], {name: Decimal(of) for name, of in reserved.items()}, *row[at + 1 :]))
+        for row, reserved in zip(rows, amounts, strict=True)
+    ]
 
 
 def _settlement(item: Finished) -> Settlement:

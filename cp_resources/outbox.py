@@ -252,46 +252,52 @@ SELECT t.id, 'completed', jsonb_build_object(
     'kind', 'completed',
     'at', clock_timestamp(),
     'task_id', t.task_id,
-    'title', p.title,
+    'title', {title},
     'state', t.state,
     'reason', t.reason,
     'value_score', coalesce(
         t.value_score, (SELECT s.effective_score FROM cp.task_scores s WHERE s.task = t.id)
     ),
     'model', coalesce(t.model, last.model),
-    'funding', coalesce(a.plan -> t.stage ->> 'funding', last.funding),
-    'expected_cost_usd', trim_scale(a.expected_cost_usd),
+    'funding', {funding},
+    'expected_cost_usd', trim_scale({expected}),
     'attempts', t.attempts,
     'quality', last.quality,
     'cost_usd', trim_scale(CASE WHEN t.attempts > 1 THEN last.cost_usd + (
         SELECT coalesce(sum(e.cost_usd), 0) FROM cp.executions e WHERE e.task = t.id AND e.attempt < t.attempts
     ) ELSE last.cost_usd END)
 )
-FROM {over} AS t
-LEFT JOIN LATERAL (SELECT title FROM cp.task_payloads p WHERE p.task = t.id OFFSET 0) AS p ON true
-LEFT JOIN LATERAL (
-    SELECT plan, expected_cost_usd FROM cp.assignments a WHERE a.id = t.assignment OFFSET 0
-) AS a ON true
-LEFT JOIN {last}
+FROM {over}
 ON CONFLICT (task, kind) DO NOTHING
 """
 
 
-def completed_notices(over: LiteralString, last: LiteralString) -> LiteralString:
+def completed_notices(
+    over: LiteralString, title: LiteralString, funding: LiteralString, expected: LiteralString
+) -> LiteralString:
     """The statement that adds the notices of tasks that are over.
 
     Args:
-        over: those tasks, with the columns of `tasks` and in the order of their ids.
-        last: the last attempt of each, called `last`, with the columns of `executions`.
+        over: those tasks as `t`, in the order of their ids, and the last attempt of each as `last`.
+        title: of a task.
+        funding: what paid for it.
+        expected: what it was expected to cost, in US dollars.
     """
-    return _COMPLETED.format(over=over, last=last)
+    return _COMPLETED.format(over=over, title=title, funding=funding, expected=expected)
 
 
 _ADD_COMPLETED: LiteralString = completed_notices(
-    over="(SELECT * FROM cp.tasks WHERE id = ANY(%(tasks)s::bigint[]) ORDER BY id)",
-    last="""LATERAL (
-        SELECT * FROM cp.executions e WHERE e.task = t.id AND e.attempt = t.attempts OFFSET 0
-    ) AS last ON true""",
+    """(SELECT * FROM cp.tasks WHERE id = ANY(%(tasks)s::bigint[]) ORDER BY id) AS t
+LEFT JOIN LATERAL (SELECT title FROM cp.task_payloads p WHERE p.task = t.id OFFSET 0) AS p ON true
+LEFT JOIN LATERAL (
+    SELECT plan, expected_cost_usd FROM cp.assignments a WHERE a.id = t.assignment OFFSET 0
+) AS a ON true
+LEFT JOIN LATERAL (
+    SELECT * FROM cp.executions e WHERE e.task = t.id AND e.attempt = t.attempts OFFSET 0
+) AS last ON true""",
+    title="p.title",
+    funding="coalesce(a.plan -> t.stage ->> 'funding', last.funding)",
+    expected="a.expected_cost_usd",
 )
 
 # A batch takes as long as its receivers do; who else delivers leaves its rows out meanwhile.

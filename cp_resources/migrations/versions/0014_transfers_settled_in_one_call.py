@@ -35,15 +35,11 @@ SETTLE_TRANSFERS = """
             SELECT reserved.*
             FROM unnest(keys) AS key,
             LATERAL (
-                SELECT pending.transfer_id, pending.reservation, pending.debit_account, pending.credit_account,
-                       pending.amount, pending.task,
-                       (SELECT true FROM cp.quota_transfers AS resolution
-                        WHERE resolution.pending_id = pending.transfer_id) AS is_resolved
-                FROM cp.quota_transfers AS pending
-                WHERE pending.phase = 'pending' AND pending.reservation = key
+                SELECT transfer_id, reservation, debit_account, credit_account, amount, task
+                FROM cp.quota_transfers
+                WHERE phase = 'pending' AND reservation = key
                 OFFSET 0
             ) AS reserved
-            WHERE reserved.is_resolved IS NULL
         ),
         entered AS (
             INSERT INTO cp.quota_transfers
