@@ -15,8 +15,10 @@ from functools import lru_cache
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
+import numpy as np
 import pandas as pd
 import psycopg
+from numpy.typing import NDArray
 from psycopg.rows import namedtuple_row
 from psycopg.types.json import Jsonb
 
@@ -114,6 +116,11 @@ class Facts:
         """How the last inline attempts at them ended, by outcome; None when there was none."""
         return dict(Counter(row.last_attempt for row in self.rows.values() if row.last_attempt)) or None
 
+    def traits_of(self, task: int) -> tuple[float, ...] | None:
+        """Traits of one task; None where the trait model in force has not seen it."""
+        found = self.traits.get(task)
+        return None if found is None else tuple(found.tolist())
+
     def frame(self) -> pd.DataFrame:
         """One row a task, as strategies read it."""
         return pd.DataFrame(list(self.rows.values())).assign(
@@ -123,13 +130,13 @@ class Facts:
         )
 
 
-def _traits(rows: Collection[Row]) -> dict[int, tuple[float, ...]]:
+def _traits(rows: Collection[Row]) -> dict[int, NDArray[np.float32]]:
     """Traits of the tasks that have any, by task."""
     told = [row for row in rows if row.traits is not None]
     if not told:
         return {}
-    seen = arrays.reals_of([row.traits for row in told]).tolist()
-    return {row.task: tuple(traits) for row, traits in zip(told, seen, strict=True)}
+    seen = arrays.reals_of([row.traits for row in told])
+    return {row.task: traits for row, traits in zip(told, seen, strict=True)}
 
 
 def spelled_out(

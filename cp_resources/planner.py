@@ -349,7 +349,7 @@ class Planner:
         has_room = self._has_room(going)
         with telemetry.step("decide", self._clock):
             answer = self._desk.decide(
-                row._asdict() | {"traits": going.facts.traits.get(row.task)},
+                row._asdict() | {"traits": going.facts.traits_of(row.task)},
                 Circumstances(
                     accounts=going.accounts,
                     now=going.facts.now,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 
+import numpy as np
 import pandas as pd
 
 from cp_core.learning.ability import tells_of_model
@@ -20,6 +21,7 @@ from cp_resources.trait_models import TraitModels, bytes_of
 MOST_TASKS = 10_000
 """Tasks whose texts are looked at a night, of the days to learn from and of those to judge by; beyond it, by hash."""
 
+_MOST_JUDGED = 5_000  # tasks that effects of texts are judged by before they are taken
 _READ = ["task", "model", "domain", "complexity", "age_days", "has_succeeded"]
 _FEWEST_TEXTS = 100  # different ones, below which no trait model is made
 
@@ -41,11 +43,12 @@ def learn_from_texts(
     counts = is_of_newest_version(observations) & tells_of_model(observations["reason"])
     counts &= (age >= policy.holdout_days) & (age < policy.window_days)
     earlier = observations.loc[counts, _READ]
+    is_judged = earlier["age_days"] < earlier["age_days"].min() + policy.holdout_days
+    first, last = earlier.loc[~is_judged, "task"], earlier.loc[is_judged, "task"]
     models = TraitModels(database)
     eye, model = in_force.learned.calibration.trait_model, None
     if eye is None:
-        is_known = earlier["age_days"] >= earlier["age_days"].min() + policy.holdout_days
-        texts, kinds = models.texts(chosen_tasks(earlier.loc[is_known, "task"], MOST_TASKS).tolist())
+        texts, kinds = models.texts(chosen_tasks(first, MOST_TASKS).tolist())
         if len(set(texts)) < _FEWEST_TEXTS:
             return TextsFound(
                 says=f"texts are left aside: {len(set(texts)):,} different ones are known, and {_FEWEST_TEXTS} are "
@@ -53,9 +56,18 @@ def learn_from_texts(
             )
         model = TraitModel.learn(texts, kinds, day=day, seed=day.toordinal())
         eye = hash_of(bytes_of(model))
-    seen = models.look_at(chosen_tasks(earlier["task"], MOST_TASKS).tolist(), eye, model)
+    chosen = np.union1d(chosen_tasks(first, MOST_TASKS), chosen_tasks(last, _MOST_JUDGED))
+    seen = models.look_at(chosen.tolist(), eye, model)
     ground = Ground(in_force.registry, in_force.policies.prediction, in_force.files.scoring, in_force.learned)
-    found = learn_texts(earlier, ground.expectations(), eye, seen, policy, seed=day.toordinal())
+    found = learn_texts(
+        earlier,
+        ground.expectations(),
+        eye,
+        seen,
+        policy,
+        is_in_force=model is None,
+        seed=day.toordinal(),
+    )
     if model is not None and found.trait_model is not None:
         models.keep(model)
     return found

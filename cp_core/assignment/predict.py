@@ -138,13 +138,11 @@ class Predictor:
         )
         if self._trait_weights is not None and "traits" in tasks:
             traits = trait_matrix(tasks["traits"], self.traits)
-            shift, input_shift, output_shift = self._trait_weights @ traits.T
-            success = shift_log_odds(success, shift)
-            input_mean, input_median = input_mean * np.exp(input_shift), input_median * np.exp(input_shift)
-            output_mean, output_median = (
-                output_mean * np.exp(output_shift),
-                output_median * np.exp(output_shift),
-            )
+            success = shift_log_odds(success, self._trait_weights[0] @ traits.T)
+            if self._trait_weights[1:].any():
+                input_factor, output_factor = np.exp(self._trait_weights[1:] @ traits.T)
+                input_mean, input_median = input_mean * input_factor, input_median * input_factor
+                output_mean, output_median = output_mean * output_factor, output_median * output_factor
         return Predictions(
             success=success,
             input_mean=input_mean,

@@ -56,13 +56,16 @@ class TextFit:
     """Learns effects from the same attempts, whatever came of them. What does not depend on that is worked out once."""
 
     def __init__(self, rows: TextRows) -> None:
-        self._rows = rows
-        chance = expit(rows.offset)
-        spread = rows.weight * chance * (1 - chance)
-        self._members = [np.flatnonzero(rows.of == model) for model in range(rows.models)]
-        self._curves = np.array(
-            [(rows.traits[own] * spread[own, None]).T @ rows.traits[own] for own in self._members]
-        )
+        self._order = np.argsort(
+            rows.of, kind="stable"
+        )  # so that a model's attempts are a slice, and no copy
+        self._traits, self._weight = rows.traits[self._order], rows.weight[self._order]
+        self._offset = rows.offset[self._order]
+        ends = np.cumsum(np.bincount(rows.of, minlength=rows.models)).tolist()
+        self._members = [slice(first, last) for first, last in zip([0, *ends[:-1]], ends, strict=True)]
+        chance = expit(self._offset)
+        curved = self._traits * (self._weight * chance * (1 - chance))[:, None]
+        self._curves = np.array([curved[own].T @ self._traits[own] for own in self._members])
 
     def effects(self, won: Doubles, offset: Doubles | None = None) -> tuple[Doubles, Doubles]:
         """Effects common to all models, (k,), and each model's own on top, (models, k).
@@ -71,34 +74,32 @@ class TextFit:
             won: what came of each attempt, 0 to 1.
             offset: log-odds without texts, where they are not those of the rows.
         """
-        rows = self._rows
-        base = rows.offset if offset is None else offset
-        everything = [np.arange(len(rows.of))]
-        (common,) = self._level(won, base, everything, self._curves.sum(axis=0)[None])
-        own = self._level(won, base + rows.traits @ common, self._members, self._curves)
+        won = won[self._order]
+        base = self._offset if offset is None else offset[self._order]
+        (common,) = self._level(won, base, [slice(None)], self._curves.sum(axis=0)[None])
+        own = self._level(won, base + self._traits @ common, self._members, self._curves)
         return common, own
 
-    def _level(
-        self, won: Doubles, base: Doubles, groups: Sequence[NDArray[np.intp]], curves: Doubles
-    ) -> Doubles:
+    def _level(self, won: Doubles, base: Doubles, groups: Sequence[slice], curves: Doubles) -> Doubles:
         """Shrunk effects of each group of attempts, (groups, k), by steps of Newton with the curve they began with."""
-        rows, k = self._rows, self._rows.traits.shape[1]
+        k = self._traits.shape[1]
         scores = np.array([self._score(own, won, base[own]) for own in groups])
-        precision = 1 / np.maximum(_variance(scores, curves), _LEAST_VARIANCE)
+        variance = _variance(scores, curves)
         effects = np.zeros((len(groups), k))
+        if variance < _LEAST_VARIANCE:
+            return effects
+        precision = 1 / variance
         for place, (own, curve) in enumerate(zip(groups, curves, strict=True)):
-            if not len(own) or precision >= 1 / _LEAST_VARIANCE:
-                continue
             step = np.linalg.inv(curve + precision * np.eye(k))
             effects[place] = step @ scores[place]
             for _ in range(_STEPS - 1):
-                score = self._score(own, won, base[own] + rows.traits[own] @ effects[place])
+                score = self._score(own, won, base[own] + self._traits[own] @ effects[place])
                 effects[place] += step @ (score - precision * effects[place])
         return effects
 
-    def _score(self, own: NDArray[np.intp], won: Doubles, log_odds: Doubles) -> Doubles:
-        rows = self._rows
-        return np.asarray(rows.traits[own].T @ (rows.weight[own] * (won[own] - expit(log_odds))))
+    def _score(self, own: slice, won: Doubles, log_odds: Doubles) -> Doubles:
+        residual = self._weight[own] * (won[own] - expit(log_odds))
+        return np.asarray(residual @ self._traits[own], dtype=np.float64)
 
 
 def fit_effects_of_texts(rows: TextRows, won: Doubles, tasks: NDArray[np.int64], *, seed: int) -> Doubles:

@@ -35,7 +35,7 @@ class TextsFound(BaseModel):
 
     Attributes:
         trait_model: hash of the artifact that sees the traits; None where texts are left aside.
-        success: what each trait adds to the log-odds, by model.
+        success: what each trait adds to the log-odds, by model; what is in force stays as it is for others.
         says: why they are taken, or left aside.
         learned_from, judged_by: attempts.
         saved: logarithmic loss that texts save a task on the later days, with its certain bounds.
@@ -61,6 +61,7 @@ def learn_texts(
     seen: TraitsSeen,
     policy: LearningPolicy,
     *,
+    is_in_force: bool = False,
     seed: int,
 ) -> TextsFound:
     """What the texts of attempts say, judged on the latest of these days by what is fitted on those before.
@@ -70,10 +71,12 @@ def learn_texts(
             has_succeeded.
         expected: what is in force.
         eye: hash of the trait model that saw `seen`, which need not have all tasks.
+        is_in_force: whether texts have proven themselves before: then they have to go on saving something, but not for
+            certain each night anew.
         seed: of folds and bootstrap.
     """
     if earlier.empty:
-        return TextsFound(says="texts are left aside: there are no outcomes")
+        return _too_few(eye if is_in_force else None, {}, "there are no outcomes")
     rows = _Attempts.of(earlier, expected, seen)
     newest = float(earlier["age_days"].min())
     is_later = rows.age_days < newest + policy.holdout_days
@@ -82,10 +85,11 @@ def learn_texts(
     least = policy.min_effective_n
     figures: dict[str, Any] = {"learned_from": len(told), "judged_by": len(judged)}
     if min(len(told), len(judged)) < least:
-        return TextsFound(
-            says=f"texts are left aside: {len(told):,} attempts to learn from and {len(judged):,} later ones to judge "
-            f"by, and {least:,.0f} of each are needed",
-            **figures,
+        return _too_few(
+            eye if is_in_force else None,
+            figures,
+            f"there are {len(told):,} attempts to learn from and {len(judged):,} later ones to judge by, and "
+            f"{least:,.0f} of each are needed",
         )
     base = before.log_odds(expected)
     effects = told.effects(base, seed)
@@ -102,20 +106,27 @@ def learn_texts(
         f"they save {saved.mean():+.4f} of logarithmic loss on {len(saved):,} later tasks, for certain between "
         f"{low:+.4f} and {high:+.4f}"
     )
-    if not low > 0:
-        return TextsFound(
-            says=f"texts are left aside: {measured}, and must save something for certain", **figures
-        )
-    whole = rows.with_text().effects(rows.log_odds(expected), seed)
+    if not (saved.mean() if is_in_force else low) > 0:
+        lacking = "so that what is in force fades" if is_in_force else "and must save something for certain"
+        return TextsFound(says=f"texts are left aside: {measured}, {lacking}", **figures)
+    told = rows.with_text()
+    whole = told.effects(rows.log_odds(expected), seed)
     return TextsFound(
         trait_model=eye,
         success={
             expected.models[model]: tuple(round(float(one), _DIGITS) for one in whole[model])
-            for model in np.unique(rows.with_text().model).tolist()
+            for model in np.unique(told.model).tolist()
         },
         says=f"texts are taken: {measured}",
         **figures,
     )
+
+
+def _too_few(in_force: str | None, figures: dict[str, Any], why: str) -> TextsFound:
+    """Too little to say anything: what is in force stays as it is."""
+    if in_force is None:
+        return TextsFound(says=f"texts are left aside: {why}", **figures)
+    return TextsFound(trait_model=in_force, says=f"what texts say stays as it is: {why}", **figures)
 
 
 @dataclass(frozen=True)

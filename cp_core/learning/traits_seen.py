@@ -50,7 +50,7 @@ Seen = Mapping[str, TraitsSeen]
 
 
 def chosen_tasks(tasks: pd.Series[int], most: int) -> NDArray[np.int64]:
-    """Each task once, rising; of more than `most`, those whose ids have the lowest hashes: the same every night."""
+    """Ids of tasks, each once, rising. Of more than `most`, those of the lowest hashes: the same every night."""
     names: NDArray[np.int64] = np.unique(tasks.to_numpy(dtype=np.int64))
     if len(names) <= most:
         return names

@@ -179,12 +179,14 @@ def test_nothing_of_the_days_that_judge_is_learned(remembered, tmp_path):
         add_day(remembered, day, tmp_path, planted)
     assert night(remembered, DAYS[-1], tmp_path).success
     with_plant = LearningResults(remembered).read(DAYS[-1], "success_model")["texts"]
+    candidate = remembered.fetch("SELECT config_hash FROM config_candidates")
     remembered.fetch(
         "UPDATE executions SET state = 'failed', reason = 'LOW_QUALITY' WHERE submission_day >= %s RETURNING id",
         [DAYS[-2]],
     )
     night(remembered, DAYS[-1], tmp_path)
     assert LearningResults(remembered).read(DAYS[-1], "success_model")["texts"] == with_plant
+    assert remembered.fetch("SELECT config_hash FROM config_candidates") == candidate
     assert with_plant["trait_model"] is None
 
 

@@ -139,6 +139,20 @@ class TestLearning:
         )
         assert learned(pd.concat([before, after]), both).trait_model is None
 
+    def test_what_is_in_force_fades_only_when_it_saves_nothing_and_stays_with_little_data(self):
+        kept = {"is_in_force": True, "seed": 7}
+        few, seen = attempts(400, 1.0)
+        stays = learn_texts(few, EXPECTED, EYE, seen, POLICY, **kept)
+        assert (stays.trait_model, stays.success) == (EYE, {})
+        assert learn_texts(few.iloc[:0], EXPECTED, EYE, seen, POLICY, **kept).trait_model == EYE
+        before, seen = attempts(6000, 1.0)
+        after, seen_after = attempts(2000, -1.0, days=4, seed=2)
+        both = TraitsSeen.of(
+            np.concatenate([seen.tasks, seen_after.tasks]), np.vstack([seen.traits, seen_after.traits])
+        )
+        turned = pd.concat([before.assign(age_days=before["age_days"] + 4), after])
+        assert learn_texts(turned, EXPECTED, EYE, both, POLICY, **kept).trait_model is None
+
     def test_the_same_attempts_give_the_same_in_any_order(self):
         rows, seen = attempts(3000, 1.0)
         assert learned(rows, seen) == learned(rows, seen)
@@ -229,6 +243,11 @@ class TestCandidate:
         made = candidate_of(self.found, ground, seen, self.rows).learned.calibration
         assert made.trait_model == OTHER
         assert 0 < made.traits.success[FIRST][0] < 0.5
+
+    def test_what_there_is_too_little_data_about_stays(self):
+        ground = over(Calibration(trait_model=EYE, traits=TraitWeights(success=self.found.success)))
+        kept = self.moved(ground, TextsFound(trait_model=EYE, says="stays as it is"))
+        assert kept.learned == ground.learned
 
     def test_what_was_not_looked_into_stays(self):
         ground = over(Calibration(trait_model=EYE, traits=TraitWeights(success=self.found.success)))
