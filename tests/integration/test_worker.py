@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -370,6 +371,23 @@ def test_progress_is_reported_and_ends_with_the_whole(database: Database, ledger
 
     assert seen[-1] == summary.attempts == 5
     assert summary.moved_to == {"succeeded": 5}
+
+
+def test_garbage_collector_and_threads_are_as_before_when_a_drain_is_over(
+    database: Database, ledger: Ledger
+) -> None:
+    add_assigned(database, ledger, 1)
+
+    def interpreter() -> tuple[float, int]:
+        return sys.getswitchinterval(), gc.get_freeze_count()
+
+    before, within = interpreter(), []
+    with StubProvider(good) as provider:
+        run(database, ledger, provider.url, on_progress=lambda _: within.append(interpreter()))
+
+    assert interpreter() == before
+    assert within[-1][0] < before[0]
+    assert within[-1][1] > before[1]
 
 
 def test_log_lines_carry_the_ids_and_neither_prompt_nor_answer(
