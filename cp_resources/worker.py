@@ -535,9 +535,9 @@ class _Drain:
             await self._result_ready.wait()
             if len(self._results) < self._policy.batch_size and not self._closing:
                 await asyncio.sleep(RECORD_AFTER_SECONDS)
-            while self._results:
-                await self._record_batch()
-            self._result_ready.clear()
+            await self._record_batch()
+            if not self._results:
+                self._result_ready.clear()
 
     async def _record_batch(self) -> None:
         batch = list(islice(self._results, self._policy.batch_size))
