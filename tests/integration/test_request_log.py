@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import stat
+from collections import Counter, defaultdict
 from datetime import date, timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -194,9 +196,23 @@ KEYS = {"OPENAI_TEST_KEY": "planted-openai-77aa88bb", "ANTHROPIC_TEST_KEY": "sk-
 
 
 class Echo:
-    """Gives the key back wherever a provider can: in errors, headers, stop reasons, answers, broken bodies."""
+    """Gives the key back wherever a provider can: in errors, headers, stop reasons, answers, broken bodies.
+
+    A provider refuses the key when all its other calls have been made, as after that it gets none.
+    """
+
+    OTHER_CALLS = 7
+    """Of each provider: three tasks get what may pass and are tried twice, one is done."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[str] = Counter()
+        self._all_made: defaultdict[str, Event] = defaultdict(Event)
 
     def __call__(self, call: Call) -> Reply:
+        if not call.task.endswith("-0"):
+            self._seen[call.path] += 1
+            if self._seen[call.path] == self.OTHER_CALLS:
+                self._all_made[call.path].set()
         key = call.headers.get("x-api-key") or call.headers["authorization"].removeprefix("Bearer ")
         kind = int(call.task.split("-")[1])
         is_openai = call.path.endswith("/chat/completions")
@@ -204,7 +220,7 @@ class Echo:
         if kind == 0:
             said = f"Incorrect API key provided: {key}. You sent Authorization: Bearer {key}"
             error = openai_error(said, "x", key) if is_openai else anthropic_error(said, key)
-            return Reply(error, 401, headers)
+            return Reply(error, 401, headers, after=self._all_made[call.path])
         if kind == 1:
             return Reply(f"<html>bad gateway, header was x-api-key: {key}</html>".encode(), 502, headers)
         if kind == 2:
@@ -240,7 +256,10 @@ def test_no_table_log_or_request_log_keeps_a_key_that_a_provider_echoes(
         config = with_log(Configuration(registry, base.scoring, base.policies), sample=1)
         summary = run(database, ledger, config, Settings(home=tmp_path), run_id="run-1")
 
-    assert summary.attempts == len(provider.calls) >= 10
+    assert summary.attempts == len(provider.calls) == 2 * (Echo.OTHER_CALLS + 1)
+    made = Counter(call.task for call in provider.calls)
+    assert [made[f"mini-{kind}"] for kind in range(5)] == [1, 2, 1, 2, 2]
+    assert [made[f"sonnet-{kind}"] for kind in range(5)] == [1, 2, 1, 2, 2]
     assert any(key in str(call.headers) for call in provider.calls for key in KEYS.values())
     tables = database.fetch("SELECT table_name FROM information_schema.tables WHERE table_schema = 'cp'")
     kept = {
