@@ -650,15 +650,16 @@ def _outcomes(url: str, start: int, count: int) -> dict[int, tuple[str, int, int
 
 
 def test_several_processes_answer_as_one_does_and_end_together(calm: str) -> None:
-    quiet = ("--latency-ms", "0", "--failure-share", "0", "--refusal-share", "0", "--rpm", "1000")
+    quiet = ("--latency-ms", "0", "--failure-share", "0", "--refusal-share", "0", "--rpm", "60")
     with _process("--workers", "3", *quiet) as (process, url):
         began = time.monotonic()
         backwards = dict(sorted(_outcomes(url, 0, 40).items(), reverse=True))
         assert backwards == _outcomes(calm, 0, 40)
         assert httpx.get(f"{url}/journal").json()["total"]["calls"] == 40
         limited = _openai(url).chat.completions.with_raw_response.create(model="gpt-5.4", messages=MESSAGES)
-        refilled = (time.monotonic() - began) * 1000 / 60
-        assert 940 < int(limited.headers["x-ratelimit-remaining-requests"]) <= 1000 - 41 + refilled + 1
+        refilled_at_most = time.monotonic() - began  # one a second
+        left = int(limited.headers["x-ratelimit-remaining-requests"])
+        assert 60 - 41 <= left <= 60 - 41 + refilled_at_most
         process.send_signal(signal.SIGTERM)
         assert process.wait(15) == 0
         assert not _listens(url)  # any process left over would hold the port
