@@ -17,7 +17,11 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 def doctor(
     online: Annotated[
-        bool, typer.Option("--online", help="Also call each provider once, for a token; the cost is shown.")
+        bool,
+        typer.Option(
+            "--online",
+            help="Also call each provider once, for a token; the cost is shown, and not booked in the ledger.",
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import re
 import signal
@@ -17,7 +18,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
@@ -83,12 +84,18 @@ class CommandWorker:
         }
         # Two agents in one checkout would undo each other's work.
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._folder = settings.home / "commands"
+        self._name = uuid4().hex
+        self._alive = ExitStack()
 
     async def __aenter__(self) -> Self:
+        if self._served:
+            await asyncio.to_thread(_end_runs_of_the_dead, self._folder)
+            self._alive.enter_context(_known_alive(self._folder, self._name))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        return None
+        self._alive.close()
 
     @property
     def providers(self) -> frozenset[str]:
@@ -157,7 +164,7 @@ class CommandWorker:
             **given,
             "CONTROL_PANEL_TASK": claimed.task_id,
             "CONTROL_PANEL_ATTEMPT": str(claimed.attempt),
-            RUN_MARK: uuid4().hex,
+            RUN_MARK: f"{self._name}{uuid4().hex}",
         }
 
     def _result(
@@ -290,12 +297,38 @@ async def _end(transport: asyncio.SubprocessTransport, run: _Run) -> None:
 
 
 def _kill_strays(mark: str) -> None:
-    """Kill the processes of a run that called setsid and outlived their group; a reader of pipes they hold ends too."""
+    """Kill the processes whose mark begins so: that called setsid and outlived their group, or their worker.
+
+    A reader of pipes that they hold ends too.
+    """
     for process in psutil.process_iter():
         # of other users' processes nothing can be read, nor of those that ended meanwhile
         with suppress(psutil.Error, OSError):
-            if process.environ().get(RUN_MARK) == mark:
+            if process.environ().get(RUN_MARK, "").startswith(mark):
                 process.kill()
+
+
+@contextmanager
+def _known_alive(folder: Path, worker: str) -> Iterator[None]:
+    """Hold the lock of the worker's file, which the system lets go of when the process dies in whatever way."""
+    coming, path = folder / f".{worker}", folder / worker
+    with coming.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        coming.rename(path)  # now that it is locked others may look at it
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _end_runs_of_the_dead(folder: Path) -> None:
+    """Kill what workers that were killed themselves have left running: their tasks are given to others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("[!.]*"):
+        with suppress(FileNotFoundError, BlockingIOError), path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _kill_strays(path.name)
+            path.unlink()
 
 
 def _signal(group: int, number: signal.Signals) -> None:

@@ -55,7 +55,8 @@ def worker(
     words: list[str], workspace: Path, *, environ: dict[str, str] | None = None, **provider: Any
 ) -> CommandWorker:
     given = {"wire": "command", "command": words, "workspaces": {"acme/web": str(workspace)}, **provider}
-    return CommandWorker(registry(given), POLICY, Settings(), os.environ if environ is None else environ)
+    settings = Settings(home=workspace.parent / "home")
+    return CommandWorker(registry(given), POLICY, settings, os.environ if environ is None else environ)
 
 
 def attempt(kind: CommandWorker, task: ClaimedTask | None = None, *, seconds: float = INF) -> AttemptResult:
@@ -198,7 +199,7 @@ def test_only_the_variables_that_are_named_reach_the_command(
     assert attempt(kind).reason is None
     seen = json.loads((workspace / "env.json").read_text())
     seen.pop("LC_CTYPE", None)  # Python's own
-    assert len(seen.pop(command.RUN_MARK)) == 32
+    assert len(seen.pop(command.RUN_MARK)) == 64
     assert seen == {"AGENT_REGION": "eu", "CONTROL_PANEL_TASK": "t-1", "CONTROL_PANEL_ATTEMPT": "2"}
 
 

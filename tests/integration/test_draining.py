@@ -112,6 +112,40 @@ def test_commands_end_with_the_drain_as_groups_and_what_they_used_is_charged(
     assert_nothing_is_held(database)
 
 
+def test_what_a_killed_worker_leaves_running_ends_when_the_next_one_starts(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    provider = agent(tmp_path, AGENT, ["one"])
+    short = {"lease_seconds": 2, "heartbeat_seconds": 0.5}
+    config_dir = write_configuration(tmp_path / "config", provider, **short)
+    submit_assigned(database, tmp_path, config_dir, {"quick": "one"})
+    began = tmp_path / "one" / "quick.began"
+
+    with draining(database_url, tmp_path, config_dir) as killed:
+        wait_until(began.exists, "the first start")
+        killed.kill()
+    [orphan] = processes_of_runs(tmp_path)
+    began.unlink()
+    with draining(database_url, tmp_path, config_dir) as process:
+        wait_until(began.exists, "the second start")
+        [successor] = processes_of_runs(tmp_path)
+        assert successor != orphan
+
+        # a third worker ends nothing of one that lives
+        with draining(database_url, tmp_path, config_dir) as third:
+            wait_until(
+                lambda: len(list((tmp_path / "home" / "commands").iterdir())) == 2, "the third's start"
+            )
+            assert processes_of_runs(tmp_path) == [successor]
+            (tmp_path / "told").touch()
+            assert (process.wait(30), third.wait(30)) == (0, 0)
+
+    assert task_states(database) == {"quick": ("succeeded", 2)}
+    assert processes_of_runs(tmp_path) == []
+    assert list((tmp_path / "home" / "commands").iterdir()) == []
+    assert_nothing_is_held(database)
+
+
 @contextmanager
 def endpoint(
     database: Database,
