@@ -15,7 +15,9 @@ from cp_core.learning.traits_seen import text_shifts
 from cp_core.scoring.config import Domain
 
 _ROUNDING = 1e-3
-_EXTREME = 0.01  # share of texts that may be further from the usual than any that the step was measured on
+_EXTREME = (
+    0.01  # share of texts that may move further: twice what the step allowed of those it was measured on
+)
 
 
 def something_changed(evidence: Evidence) -> Finding:

@@ -115,6 +115,7 @@ class _Texts:
         self._rows = TextRows(traits, self._of, logit(self._chance), weights_of(rows), len(self._models))
         self._fit = TextFit(self._rows)
         self._before = shifts(self._weights, self._rows)
+        self._members = [(model, np.flatnonzero(self._of == model)) for model in np.unique(self._of).tolist()]
         later = evidence.later
         rows, self._later_cells, places = self._usable_of(later, expected, self._usable(later, expected))
         self._later = TextRows(
@@ -144,8 +145,7 @@ class _Texts:
         """Effects in force, moved toward those found as far as the cap lets them."""
         after = shifts(found, self._rows)
         moved = self._weights.copy()
-        for model in np.unique(self._of):
-            own = self._of == model
+        for model, own in self._members:
             step = largest_step(self._chance[own], self._before[own], after[own], self._limit)
             moved[model] += step * (found[model] - self._weights[model])
         return moved

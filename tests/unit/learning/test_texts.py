@@ -95,6 +95,11 @@ class TestEffects:
         assert step == pytest.approx(logit(0.575) / logit(0.9))
         assert largest_step(np.array([0.5]), np.zeros(1), np.array([0.1]), 0.15) == 1
 
+    def test_one_extreme_text_in_two_hundred_does_not_hold_up_the_rest(self):
+        then = np.array([3.0] + [0.1] * 199)
+        assert largest_step(np.full(200, 0.5), np.zeros(200), then, 0.15) == 1
+        assert largest_step(np.full(199, 0.5), np.zeros(199), then[:199], 0.15) < 0.11
+
     @given(
         st.lists(
             st.tuples(st.floats(0.01, 0.99), st.floats(-3, 3), st.floats(-3, 3)), min_size=1, max_size=20
