@@ -34,7 +34,7 @@ from cp_resources.tasks import TaskStore
 from cp_resources.worker_kinds.command import RUN_MARK
 
 DAY = date(2026, 3, 2)
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 
 _DRAIN = f"""
 import logging

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import entry_points
 from typing import Any
 
 import pytest
@@ -65,3 +66,38 @@ def test_the_image_installs_only_what_is_pinned_and_hashed_and_does_not_run_as_r
 
     assert all("--require-hashes" in line or "--no-deps" in line for line in installs)
     assert [line for line in lines if line.startswith("USER ")] == ["USER 10001"]
+
+
+def test_the_image_is_made_of_files_that_exist_and_of_settings_that_do_not_contradict_each_other() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    copied = [
+        line.split()[1] for line in text.splitlines() if line.startswith("COPY ") and "--from" not in line
+    ]
+    parts = re.findall(r"config/\S+\.yaml", text)
+
+    assert copied == ["requirements/celery.txt", "."]
+    assert all((PROJECT_ROOT / path).exists() for path in [*copied, *parts, "dbt_project/profiles.yml"])
+    assert parts == ["config/dagster.yaml", "config/dagster-celery.yaml"]
+    machine, celery = (read(path) for path in parts)
+    assert machine.keys().isdisjoint(celery), "the image's dagster.yaml would say a thing twice"
+
+
+def test_every_role_starts_a_program_that_the_image_has() -> None:
+    services = read("deploy/compose.yaml")["services"]
+    ours = [one["command"] for one in services.values() if one.get("image", "").startswith("control-panel")]
+    jobs = [read(f"deploy/helm/{name}.yaml") for name in ("migrate", "celery-worker")]
+    ours += [
+        one["command"]
+        for job in jobs
+        for one in job["spec"]["template"]["spec"]["containers"]
+        if "command" in one
+    ]
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    ours += [yaml.safe_load(line.partition("CMD ")[2]) for line in lines if "CMD [" in line]
+    programs = {script.name for script in entry_points(group="console_scripts")}
+
+    assert (
+        {words[0] for words in ours} == {"control-panel", "dagster-webserver", "dagster-daemon"} <= programs
+    )
+    commands = [words[1] for words in ours if words[0] == "control-panel"]
+    assert set(commands) == {"db", "worker"}

@@ -91,7 +91,7 @@ def test_commands_end_with_the_drain_as_groups_and_what_they_used_is_charged(
         assert len(processes_of_runs(tmp_path)) == 5
         tell_to_stop(process, log)
         (tmp_path / "told").touch()
-        assert process.wait(30) == -signal.SIGTERM, log.read_text()
+        assert process.wait(60) == -signal.SIGTERM, log.read_text()
 
     assert processes_of_runs(tmp_path) == []
     # The one that never began, as its folder was taken, has lost nothing by it.
@@ -138,7 +138,7 @@ def test_what_a_killed_worker_leaves_running_ends_when_the_next_one_starts(
             )
             assert processes_of_runs(tmp_path) == [successor]
             (tmp_path / "told").touch()
-            assert (process.wait(30), third.wait(30)) == (0, 0)
+            assert (process.wait(60), third.wait(60)) == (0, 0)
 
     assert task_states(database) == {"quick": ("succeeded", 2)}
     assert processes_of_runs(tmp_path) == []
@@ -183,7 +183,7 @@ def test_an_endpoint_that_ends_within_the_drain_is_asked_to_its_end(
         wait_until(is_polled(reference), "the first look")
         tell_to_stop(process, tmp_path / "drain.log")
         behaviour.polls = 0  # it is done now
-        assert process.wait(30) == -signal.SIGTERM
+        assert process.wait(60) == -signal.SIGTERM
         assert [event for event in reference.events if not event.startswith("GET")] == ["POST /tasks"]
 
     assert task_states(database) == {"t-1": ("succeeded", 1)}
@@ -203,7 +203,7 @@ def test_an_endpoint_that_outlasts_the_drain_is_told_to_stop_and_what_it_used_is
     ):
         wait_until(is_polled(reference), "the first look")
         tell_to_stop(process, tmp_path / "drain.log")
-        assert process.wait(30) == -signal.SIGTERM
+        assert process.wait(60) == -signal.SIGTERM
         assert reference.events.count("DELETE /tasks/17") == 1
         assert reference.events[-1] == "DELETE /tasks/17"
 
