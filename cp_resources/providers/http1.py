@@ -71,7 +71,7 @@ class Http1Connection:
 
         Raises:
             httpx.ConnectTimeout, httpx.ConnectError: there is no connection.
-            httpx.ReadTimeout: nothing came, or could be sent, for `timeouts.silence` seconds.
+            httpx.ReadTimeout: it could not be sent within `timeouts.silence` seconds, or nothing came for so long.
             httpx.NetworkError, httpx.ProtocolError: it broke, or what came is not HTTP.
         """
         target = _target(url)
