@@ -20,12 +20,19 @@ from scipy.special import expit, logit
 from threadpoolctl import threadpool_limits
 
 from benchmarks.report import note, report
+from cp_core.learning.candidate import Examples, Found, Ground, make_candidate
 from cp_core.learning.corrections import correct, sums, weights_of
 from cp_core.learning.expectations import KINDS, Expectations, cells_of
+from cp_core.learning.gates.changes import change_caps, something_changed
+from cp_core.learning.gates.evidence import Evidence
+from cp_core.learning.gates.holdout import forward_holdout
+from cp_core.learning.gates.placebo import placebo
+from cp_core.learning.gates.samples import enough_outcomes
+from cp_core.learning.learned import Learned
 from cp_core.learning.policy import LearningPolicy
 from cp_core.learning.prediction_quality import auc, brier
 from cp_core.learning.texts import learn_texts
-from cp_core.learning.trait_model import TraitModel, text_of
+from cp_core.learning.trait_model import TRAITS, TraitModel, text_of
 from cp_core.learning.traits_seen import TraitsSeen
 from cp_core.scoring.score import score_tasks
 from cp_resources.configuration import load_configuration
@@ -72,6 +79,7 @@ def measure() -> None:
                 "<= 0.99",
             )
         _costs()
+        _nights()
 
 
 def _judged(case: Case, seed: int) -> dict[str, float]:
@@ -139,7 +147,7 @@ def _costs() -> None:
     report("learning", "texts", "ms_a_task_scored_alone", 1e3 * (alone - looked) / 200, "ms", "<= 5")
     report("learning", "texts", "cpu_seconds_of_a_trait_model", learned - began, "s", "<= 4")
     generator = np.random.default_rng(1)
-    traits = np.clip(generator.normal(size=(10_000, eye.axes.shape[1] + 6)), -3, 3)
+    traits = np.clip(generator.normal(size=(10_000, TRAITS)), -3, 3)
     half = np.full((20, len(KINDS)), 0.5)
     expected = Expectations(tuple(f"m{at:02}" for at in range(20)), half, half, half)
     rows = pd.DataFrame(
@@ -155,6 +163,52 @@ def _costs() -> None:
     began = time.process_time()
     learn_texts(rows, expected, EYE, TraitsSeen.of(np.arange(10_000), traits), LearningPolicy(), seed=1)
     report("learning", "texts", "cpu_seconds_of_1m_outcomes", time.process_time() - began, "s", "<= 8")
+
+
+def _nights() -> None:
+    """Nights of 600 tasks a day, with texts that say nothing and with some that move log-odds by a half."""
+    for case, size, nights in (("texts say nothing", 0.0, 200), ("texts say something", 0.5, 50)):
+        found = [_night(size, seed) for seed in range(nights)]
+        taken, promoted = (sum(each) / nights for each in zip(*found, strict=True))
+        note(f"texts, {case}: taken on {taken:.1%} of {nights} nights, and past the gates on {promoted:.1%}")
+        goal = ">= 0.9" if size else "<= 0.01"
+        report("learning", case, "nights_past_gates", promoted, "share", goal)
+
+
+def _night(size: float, seed: int) -> tuple[bool, bool]:
+    """Whether texts are taken, and whether a candidate that changes nothing else passes the gates on outcomes."""
+    generator, policy = np.random.default_rng(seed), LearningPolicy(placebos=100)
+    shipped = load_configuration(PROJECT_ROOT / "config")
+    ground = Ground(shipped.registry, shipped.policies.prediction, shipped.scoring, Learned())
+    expected = ground.expectations()
+    tasks, able = 600 * 12, np.flatnonzero((expected.success > 0).all(axis=1))[:4]
+    kind, model = generator.integers(0, len(KINDS), tasks), able[generator.integers(0, len(able), tasks)]
+    traits = np.clip(generator.normal(size=(tasks, TRAITS)), -3, 3)
+    weights = np.random.default_rng(99).normal(size=TRAITS)
+    shift = traits @ (size * weights / np.linalg.norm(weights))
+    chance = expit(logit(np.clip(expected.success[model, kind], 0.01, 0.99)) + shift)
+    rows = pd.DataFrame(
+        {
+            "task": np.arange(tasks),
+            "model": np.array(expected.models)[model],
+            "domain": [KINDS[each][0].value for each in kind],
+            "complexity": [KINDS[each][1].value for each in kind],
+            "age_days": np.arange(tasks) // 600,
+            "has_succeeded": generator.random(tasks) < chance,
+            "is_censored": False,
+        }
+    )
+    earlier, later = (rows[chosen] for chosen in (rows["age_days"] >= 2, rows["age_days"] < 2))
+    seen = {EYE: TraitsSeen.of(np.arange(tasks), traits)}
+    found = learn_texts(earlier, expected, EYE, seen[EYE], policy, seed=seed)
+    if found.trait_model is None:
+        return False, False
+    candidate = make_candidate(Found(texts=found), ground, policy.max_change, Examples(earlier, seen))
+    evidence = Evidence(
+        ground, candidate, policy, earlier, later, decided=len(later), ended=len(later), seed=seed, seen=seen
+    )
+    gates = (something_changed, enough_outcomes, forward_holdout, change_caps, placebo)
+    return True, all(gate(evidence).has_passed for gate in gates)
 
 
 def _mmlu(learned_from: int) -> Case:

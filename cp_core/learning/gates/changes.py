@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import sqrt
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,8 @@ from cp_core.learning.traits_seen import text_shifts
 from cp_core.scoring.config import Domain
 
 _ROUNDING = 1e-3
-_EXTREME = (
-    0.01  # share of texts that may move further: twice what the step allowed of those it was measured on
-)
+_STANDARD_ERRORS = 3.0
+_EXTREME = 0.01  # share of texts that may move further: twice what a step allows of those it is measured on
 
 
 def something_changed(evidence: Evidence) -> Finding:
@@ -53,7 +53,12 @@ def _moves_of_texts(evidence: Evidence) -> Iterator[tuple[str, float]]:
     )
     share = pd.Series(np.abs(after / before - 1), index=rows.index)
     for model, of_model in share.groupby(rows["model"].astype("str")):
-        yield f"success of texts with {model}", float(of_model.quantile(1 - _EXTREME))
+        yield f"success of texts with {model}", float(of_model.quantile(1 - _may_be_beyond(len(of_model))))
+
+
+def _may_be_beyond(tasks: int) -> float:
+    """Share of so many tasks that may lie beyond the cap: what is allowed, and what chance adds."""
+    return min(_EXTREME + _STANDARD_ERRORS * sqrt(_EXTREME * (1 - _EXTREME) / tasks), 0.5)
 
 
 def _moves(evidence: Evidence) -> Iterator[tuple[str, float]]:
