@@ -33,27 +33,57 @@ ATTEMPTS_OF_DECISION: LiteralString = (
 # general one for dearer, as it reckons with more models.
 PLAN_ONCE: LiteralString = "SET LOCAL plan_cache_mode = force_generic_plan"
 
-# One index descent a model, so that a model whose slots are taken costs nothing. The fences make sure that
-# the inner scan runs, and locks, only once; the array, that the update goes by the primary key.
+# One index descent a model, so that a model whose slots are taken costs nothing.
+_BEST: LiteralString = f"""
+    SELECT t.id, {RANK} AS rank
+    FROM cp.tasks t
+    WHERE t.state = 'assigned' AND t.submission_day = %(day)s AND t.model = free.model
+        AND t.available_at <= clock_timestamp()
+        AND (t.deadline IS NULL OR t.deadline > clock_timestamp() OR NOT %(enforce)s)
+        AND {DEPENDENCIES_HOLD}
+"""
+_IN_ORDER: LiteralString = f"ORDER BY {RANK} DESC, t.id"
+
+# How many of each model are among the best is looked up first, so that no more are locked than are taken: what one
+# worker locks, the others pass over. Where others hold so many that a share cannot be had, the rest comes from what
+# is left of any model. The fences make sure that each inner scan runs, and locks, only once; the array, that the
+# update goes by the primary key.
 CLAIM: LiteralString = f"""
 WITH free AS MATERIALIZED (
     SELECT *
     FROM unnest(%(models)s::text[], %(slots)s::int[], %(providers)s::text[]) AS f (model, slots, provider)
 ),
-candidates AS MATERIALIZED (
+shares AS MATERIALIZED (
+    SELECT best.model, count(*) AS slots
+    FROM (
+        SELECT free.model
+        FROM free CROSS JOIN LATERAL ({_BEST} {_IN_ORDER} LIMIT free.slots) AS waiting
+        ORDER BY waiting.rank DESC, waiting.id
+        LIMIT %(limit)s
+    ) AS best
+    GROUP BY best.model
+),
+foremost AS MATERIALIZED (
+    SELECT free.model, locked.id, locked.rank
+    FROM shares AS free
+    CROSS JOIN LATERAL ({_BEST} {_IN_ORDER} LIMIT free.slots FOR NO KEY UPDATE SKIP LOCKED) AS locked
+),
+rest AS MATERIALIZED (
     SELECT locked.id, locked.rank
-    FROM free
+    FROM (
+        SELECT model, least(
+            slots - (SELECT count(*) FROM foremost WHERE foremost.model = f.model),
+            %(limit)s - (SELECT count(*) FROM foremost)
+        ) AS slots
+        FROM free AS f
+    ) AS free
     CROSS JOIN LATERAL (
-        SELECT t.id, {RANK} AS rank
-        FROM cp.tasks t
-        WHERE t.state = 'assigned' AND t.submission_day = %(day)s AND t.model = free.model
-            AND t.available_at <= clock_timestamp()
-            AND (t.deadline IS NULL OR t.deadline > clock_timestamp() OR NOT %(enforce)s)
-            AND {DEPENDENCIES_HOLD}
-        ORDER BY {RANK} DESC, t.id
-        LIMIT free.slots
-        FOR NO KEY UPDATE SKIP LOCKED
-    ) locked
+        {_BEST} AND t.id <> ALL (ARRAY(SELECT id FROM foremost))
+        {_IN_ORDER} LIMIT free.slots FOR NO KEY UPDATE SKIP LOCKED
+    ) AS locked
+),
+candidates AS (
+    SELECT id, rank FROM foremost UNION ALL SELECT id, rank FROM rest
 ),
 picked AS MATERIALIZED (
     SELECT id FROM candidates ORDER BY rank DESC, id LIMIT %(limit)s

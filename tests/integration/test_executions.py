@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
+import psycopg
 import pytest
 from assigned_tasks import (
     DAY,
@@ -130,6 +133,53 @@ def test_a_claim_takes_of_each_model_only_what_it_has_room_for(
     claimed = claim(store, room={"sonnet": 2, "mini": 3, "nano": 0})
 
     assert [one.model for one in claimed] == ["sonnet"] * 2 + ["mini"] * 3
+
+
+class Lingering(Database):
+    """Before a transaction is committed it says how many assigned tasks others may still lock."""
+
+    left: int
+
+    @contextmanager
+    def transaction(
+        self, *, wait_seconds: float | None = None, pipelined: bool = False
+    ) -> Iterator[psycopg.Connection]:
+        with super().transaction(wait_seconds=wait_seconds, pipelined=pipelined) as connection:
+            yield connection
+            connection.execute("SELECT").fetchall()  # sends what waits to be sent
+            free = "SELECT FROM cp.tasks WHERE state = 'assigned' FOR UPDATE SKIP LOCKED"
+            with psycopg.connect(self.url) as other:
+                self.left = len(other.execute(free).fetchall())
+
+
+def test_a_claim_locks_no_more_than_it_takes(
+    database: Database, ledger: Ledger, store: ExecutionStore
+) -> None:
+    for model in ROOM:
+        add_assigned(database, ledger, 10, model, value_score=90.0 if model == "mini" else 10.0)
+    lingering = Lingering(database.url)
+
+    claimed = claim(ExecutionStore(lingering, ledger, configuration()), limit=12)
+
+    assert [one.model for one in claimed[:10]] == ["mini"] * 10
+    assert len(claimed) == 12
+    assert lingering.left == 30 - 12
+    lingering.close()
+
+
+def test_a_claim_takes_what_is_left_where_others_hold_the_best(
+    database: Database, ledger: Ledger, store: ExecutionStore
+) -> None:
+    add_assigned(database, ledger, 3, "sonnet", value_score=90.0)
+    add_assigned(database, ledger, 3, "mini", value_score=20.0)
+    add_assigned(database, ledger, 3, "nano", value_score=10.0)
+
+    with database.transaction() as other:
+        other.execute("SELECT FROM tasks WHERE value_score > 50 FOR UPDATE")
+        claimed = claim(store, limit=3, room={"sonnet": 3, "mini": 2, "nano": 3})
+
+    assert [one.model for one in claimed] == ["mini", "mini", "nano"]
+    assert [one.model for one in claim(store)] == ["sonnet"] * 3 + ["mini"] + ["nano"] * 2
 
 
 def test_a_claim_leaves_other_days_and_what_may_not_move_yet(
