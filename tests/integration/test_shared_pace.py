@@ -17,7 +17,9 @@ from cp_core.models.registry import ModelRegistry
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.ledger import Ledger
+from cp_resources.limiter import Limiter
 from cp_resources.settings import Settings
+from cp_resources.shares import Share
 from cp_resources.simulator.journal import lines
 from cp_resources.simulator.options import Options
 from cp_resources.simulator.server import running
@@ -125,6 +127,19 @@ def test_all_workers_together_have_no_more_calls_under_way_than_the_platform_may
     assert busiest == 3
     assert database.fetch("SELECT state, count(*) FROM tasks GROUP BY state") == [("succeeded", 120)]
     assert database.fetch("SELECT count(DISTINCT worker) FROM executions") == [(2,)]
+
+
+def test_a_worker_gives_back_only_what_it_can_no_longer_begin_with() -> None:
+    """Calls may begin while a renewal is on its way: what they may use is kept from the others until then."""
+    limiter = Limiter(configuration().registry, ["mini"], concurrency=8, most_calls=None)
+
+    def kept() -> int:
+        return limiter.wishes(["mini"])["model:mini"].in_use
+
+    limiter.hold({"model:mini": Share(8, 8, 0.0)}, seconds=60)
+    assert (kept(), limiter.share_of("mini")) == (8, 8)  # none is under way, and eight may be by then
+    limiter.hold({"model:mini": Share(8, 4, 0.0)}, seconds=60)
+    assert (kept(), limiter.share_of("mini")) == (4, 4)
 
 
 def test_when_one_worker_is_told_to_wait_all_do(database: Database, ledger: Ledger) -> None:
