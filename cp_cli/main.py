@@ -38,6 +38,9 @@ COMMANDS = {
     "backtest": Command(
         "cp_cli.backtest:backtest", "Decide for tasks of known outcomes, to see what comes of it."
     ),
+    "evaluate": Command(
+        "cp_cli.evaluate:evaluate", "Tell from the log what another configuration would have earned."
+    ),
     "quota": Command("cp_cli.quota:quota", "Show what remains of every subscription window and budget."),
     "ledger": Command("cp_cli.ledger:app", "Verify the quota ledger."),
     "notices": Command("cp_cli.notices:notices", "Show which notices wait or failed, and deliver them."),

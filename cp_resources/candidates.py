@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
-from typing import Any, LiteralString
-from uuid import UUID
+from typing import LiteralString
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from cp_core.assignment.calibration import ModelTokens
-from cp_core.assignment.market import Catalogue
-from cp_core.assignment.plans import Plan
-from cp_core.assignment.replay import StoredRound
 from cp_core.assignment.strategies import Strategy
 from cp_core.learning.candidate import Change, Examples, Found, Ground, make_candidate
 from cp_core.learning.corrections import learn_success
 from cp_core.learning.decay import is_of_newest_version
 from cp_core.learning.experiments.verdict import ExperimentResults
 from cp_core.learning.gates.evidence import Evidence
-from cp_core.learning.selections import Judge, Settled, selections_of
 from cp_core.learning.texts import TextsFound
 from cp_core.learning.token_calibration import TokenCell, calibrate_tokens
 from cp_core.learning.traits_seen import Seen, chosen_tasks
 from cp_core.scoring.config import Domain, ScoringConfig
-from cp_resources.assignment_store import spelled_out
 from cp_resources.champion import ConfigurationStore
 from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.learning_results import LearningResults
+from cp_resources.logged_decisions import LoggedDecisions
 from cp_resources.text_learning import MOST_TASKS, judged
 from cp_resources.trait_models import TraitModels
-
-_MOST_DECISIONS = 20_000  # that are made again; beyond it, a choice by hash
 
 
 class Candidates:
@@ -152,32 +144,10 @@ class Candidates:
     def _selections(
         self, first: date, last: date, in_force: Configuration, candidate: Configuration, seen: Seen
     ) -> pd.DataFrame | None:
-        """None where the written policy selects: it does not look at predictions.
-
-        Decisions about tasks whose text was not looked at are left out where texts have a say.
-        """
+        """None where the written policy selects: it does not look at predictions."""
         if in_force.policies.assignment.strategy == Strategy.TIERED:
             return None
-        parameters = {"first": first, "last": last, "most": _MOST_DECISIONS}
-        with self._database.transaction() as connection, connection.cursor(row_factory=dict_row) as cursor:
-            decisions = cursor.execute(_DECISIONS, parameters).fetchall()
-            batches = list({row["batch"] for row in decisions})
-            rounds = {row["id"]: row for row in cursor.execute(_ROUNDS, [batches]).fetchall()}
-        eyes = [each.learned.calibration.trait_model for each in (in_force, candidate)]
-        for eye in filter(None, eyes):
-            known = seen[eye].known(pd.Series([row["task"] for row in decisions], dtype=np.int64))
-            decisions = [row for row, is_known in zip(decisions, known, strict=True) if is_known]
-        plans = _catalogue(in_force).book.plans
-        now, then = (
-            Judge(_catalogue(each, among=plans), None if eye is None else seen[eye])
-            for each, eye in zip((in_force, candidate), eyes, strict=True)
-        )
-        return selections_of(
-            [(_round(rounds[batch]), settled) for batch, settled in _by_round(decisions, rounds)],
-            now,
-            then,
-            in_force.policies.objective.points_per_usd,
-        )
+        return LoggedDecisions(self._database).made_again(first, last, in_force, candidate, seen)
 
 
 def _found(
@@ -215,61 +185,9 @@ def _whole_cells(cells: Sequence[TokenCell], ground: Ground) -> dict[str, dict[D
     return found
 
 
-def _catalogue(configuration: Configuration, among: Sequence[Plan] | None = None) -> Catalogue:
-    policies = configuration.policies
-    return Catalogue(
-        configuration.registry,
-        policies.prediction,
-        policies.plans,
-        policies.objective,
-        configuration.learned.calibration,
-        among=among,
-    )
-
-
-def _round(row: Mapping[str, Any]) -> StoredRound:
-    return StoredRound(
-        Strategy(row["strategy"]), row["seed"], row["prices"], {}, row["available"], row["lapsing"]
-    )
-
-
-def _by_round(
-    decisions: Iterable[Mapping[str, Any]], rounds: Mapping[UUID, Mapping[str, Any]]
-) -> list[tuple[UUID, list[Settled]]]:
-    found: dict[UUID, list[Settled]] = {}
-    for row in decisions:
-        found.setdefault(row["batch"], []).append(
-            Settled(
-                task=row["task"],
-                explanation=spelled_out(row["explanation"], row["figures"], rounds[row["batch"]]["legend"]),
-                propensity=row["propensity"],
-                delivered=row["effective_score"] if row["succeeded"] else 0.0,
-                paid_usd=float(row["paid_usd"]),
-            )
-        )
-    return list(found.items())
-
-
 _ENDS: LiteralString = """
     SELECT count(*), count(*) FILTER (WHERE t.state IN ('succeeded', 'failed', 'dead', 'cancelled'))
     FROM tasks t
     WHERE t.submission_day BETWEEN %s AND %s
       AND EXISTS (SELECT FROM assignments a WHERE a.task = t.id AND a.outcome = 'assigned')
-"""
-_DECISIONS: LiteralString = """
-    SELECT a.batch, a.task, a.propensity, a.explanation, a.figures, s.effective_score, came.succeeded, came.paid_usd
-    FROM assignments a
-    JOIN assignment_batches b ON b.id = a.batch
-    JOIN task_scores s ON s.task = a.task
-    JOIN LATERAL (
-        SELECT bool_or(e.state = 'succeeded') AS succeeded, sum(e.cost_usd) AS paid_usd,
-               bool_or(e.state = 'running') AS is_open, count(*) AS attempts
-        FROM executions e WHERE e.task = a.task AND e.assignment = a.id -- the index is the task's
-    ) AS came ON came.attempts > 0 AND NOT came.is_open
-    WHERE a.submission_day BETWEEN %(first)s AND %(last)s AND a.outcome = 'assigned' AND a.propensity IS NOT NULL
-      AND a.path = 'batch' AND b.strategy <> 'tiered'
-    ORDER BY md5(a.decision_id::text) LIMIT %(most)s
-"""
-_ROUNDS: LiteralString = """
-    SELECT id, strategy, seed, prices, available, lapsing, legend FROM assignment_batches WHERE id = ANY(%s)
 """

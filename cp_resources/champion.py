@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
@@ -20,7 +21,7 @@ from pydantic import ValidationError
 from cp_core.learning.learned import Learned
 from cp_core.scoring.config import ScoringConfig
 from cp_resources.artifacts import Artifacts
-from cp_resources.configuration import Configuration
+from cp_resources.configuration import Configuration, load_configuration
 from cp_resources.database import Database
 from cp_resources.errors import UserError
 from cp_resources.events import announce
@@ -82,6 +83,20 @@ class ConfigurationStore:
         if left_out:
             self._say_what_was_left_out(version, left_out)
         return files.with_learned(learned)
+
+    def named(self, name: str, files: Configuration) -> Configuration:
+        """What would be in force with other files, or with what another version learned.
+
+        Args:
+            name: a folder of files, over which what is in force is laid; or what `find` takes.
+
+        Raises:
+            ConfigurationError: the files are not valid.
+            PromotionError: there is no such folder, and no such version.
+        """
+        if Path(name).is_dir():
+            return self.in_force(load_configuration(Path(name)))
+        return self.laid_over(files, self.find(name))
 
     def pointers(self) -> dict[str, str]:
         """Content hash by pointer: champion, challenger and previous, as far as there are any."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 
 from cp_core.assignment.market import Catalogue
 from cp_core.assignment.replay import StoredRound, plans_at_prices
+from cp_core.assignment.strategies import Strategy
 from cp_core.learning.gates.selection import COLUMNS
 from cp_core.learning.traits_seen import TraitsSeen
 
@@ -38,11 +39,17 @@ class Judge:
     """A configuration that decisions are made again with.
 
     Attributes:
+        strategy: that it selects by.
         seen: what its trait model sees in tasks; None where it does not look at texts.
     """
 
     catalogue: Catalogue
+    strategy: Strategy
     seen: TraitsSeen | None = None
+
+    def prices(self, stored: StoredRound) -> StoredRound:
+        """A round as if it had selected by the same strategy."""
+        return replace(stored, strategy=self.strategy)
 
     def facts(self, decisions: Sequence[Settled]) -> list[dict[str, Any]]:
         """What it would have known of each task: traits are its own trait model's, whatever was stored."""
@@ -83,7 +90,7 @@ def _of_round(
     if not known:
         return pd.DataFrame(columns=list(COLUMNS))
     (outlook_now, _), (outlook_then, net) = (
-        plans_at_prices(judge.facts(known), judge.catalogue, stored) for judge in (now, then)
+        plans_at_prices(judge.facts(known), judge.catalogue, judge.prices(stored)) for judge in (now, then)
     )
     rows = []
     for task, one in enumerate(known):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 import pytest
+from busy_days import add_day, busiest_model
 from dagster import AssetKey, Definitions, ExecuteInProcessResult
 from worked_day import DAY, run
 
@@ -21,28 +22,15 @@ from cp_resources.settings import PROJECT_ROOT, Settings
 
 FILES = load_configuration(PROJECT_ROOT / "config")
 NIGHT = [AssetKey("candidate_config"), AssetKey("calibrated_config"), AssetKey("learning_report")]
-COPIES = 60  # of the 16 tasks of a day: 960 a day
-SHARES = (0.25, 0.97)  # of success of the model that does most, and of all others
 
 
 @pytest.fixture
 def busy_days(worked: Database) -> list[date]:
-    """Six days like the worked one, many times over; the model that does most has good work in a quarter of tasks."""
+    """Six days like the worked one, many times over; the busiest model has good work in a quarter of tasks."""
     days = [DAY + timedelta(days=number) for number in range(1, 7)]
     for number, day in enumerate(days):
         add_day(worked, day, first=1_000_000 * (number + 1))
     return days
-
-
-def add_day(database: Database, day: date, first: int) -> None:
-    """Copies of the tasks of `DAY` that were submitted on `day`, with one attempt each that used what was expected."""
-    with database.transaction() as connection:
-        connection.execute("SET LOCAL session_replication_role = replica")  # foreign keys: rows come by table
-        shift = {"first": first, "copies": COPIES, "day": day, "of": DAY}
-        for table, statement in (("tasks", _TASKS), ("task_scores", _SCORES), ("assignments", _ASSIGNMENTS)):
-            [(columns,)] = connection.execute(_COLUMNS, [table]).fetchall()
-            connection.execute(statement.format(columns=columns), shift)
-        connection.execute(_EXECUTIONS, {**shift, "worst": SHARES[0], "rest": SHARES[1]})
 
 
 def night(database: Database, day: date, folder) -> ExecuteInProcessResult:
@@ -65,7 +53,7 @@ def test_what_outcomes_prove_is_in_force_after_some_nights_and_only_once(worked,
     promoted = promotions(worked)
     assert promoted, [line.reason for line in store.history()]
     in_force = store.in_force(FILES)
-    [(model,)] = worked.fetch("SELECT model FROM executions GROUP BY model ORDER BY count(*) DESC LIMIT 1")
+    model = busiest_model(worked)
     cells = in_force.learned.calibration.success[model]
     assert cells
     lowest = min(p for by_complexity in cells.values() for p in by_complexity.values())
@@ -121,57 +109,3 @@ def test_what_others_wrote_is_only_text_in_a_report():
     assert "<script" not in page
     assert "<img" not in page
     assert "\\<script\\>" in as_markdown("t", sections)
-
-
-_COPIED = """
-    CROSS JOIN generate_series(1, %(copies)s) AS copy
-    WHERE original.submission_day = %(of)s
-"""
-_COLUMNS = """
-    SELECT string_agg(quote_ident(column_name), ', ' ORDER BY ordinal_position) FROM information_schema.columns
-    WHERE table_schema = 'cp' AND table_name = %s AND is_generated = 'NEVER'
-"""
-_SHIFT = "%(first)s + copy * 1000"
-_TASKS = f"""
-    INSERT INTO tasks ({{columns}}) OVERRIDING SYSTEM VALUE
-    SELECT {{columns}} FROM (
-        SELECT (jsonb_populate_record(original, jsonb_build_object(
-            'id', original.id + {_SHIFT}, 'task_id', original.task_id || '/' || %(day)s::date || '/' || copy,
-            'submitted_at', original.submitted_at + (%(day)s::date - %(of)s::date) * interval '1 day',
-            'state', 'succeeded'))).*
-        FROM tasks AS original {_COPIED}
-    ) AS copied
-"""
-_SCORES = f"""
-    INSERT INTO task_scores ({{columns}})
-    SELECT {{columns}} FROM (
-        SELECT (jsonb_populate_record(original, jsonb_build_object(
-            'task', original.task + {_SHIFT}, 'submission_day', %(day)s::date))).*
-        FROM task_scores AS original {_COPIED}
-    ) AS copied
-"""
-_ASSIGNMENTS = f"""
-    INSERT INTO assignments OVERRIDING SYSTEM VALUE
-    SELECT (jsonb_populate_record(original, jsonb_build_object(
-        'id', original.id + {_SHIFT}, 'task', original.task + {_SHIFT}, 'submission_day', %(day)s::date,
-        'decision_id', gen_random_uuid()))).*
-    FROM assignments AS original {_COPIED} AND original.outcome = 'assigned'
-"""
-_EXECUTIONS = f"""
-    INSERT INTO executions OVERRIDING SYSTEM VALUE
-    SELECT (jsonb_populate_record(original, jsonb_build_object(
-        'id', original.id + {_SHIFT}, 'task', original.task + {_SHIFT},
-        'assignment', original.assignment + {_SHIFT}, 'submission_day', %(day)s::date,
-        'state', CASE WHEN good THEN 'succeeded' ELSE 'failed' END,
-        'reason', CASE WHEN good THEN NULL ELSE 'LOW_QUALITY' END,
-        'input_tokens', 0, 'cached_tokens', 0, 'cache_write_tokens', 0, 'output_tokens', 0))).*
-    FROM (SELECT model AS most FROM executions GROUP BY model ORDER BY count(*) DESC, model LIMIT 1) AS worst,
-        executions AS original
-    CROSS JOIN generate_series(1, %(copies)s) AS copy
-    CROSS JOIN LATERAL (
-        SELECT (('x' || substr(md5(original.id || '/' || copy || '/' || %(day)s::date), 1, 7))::bit(28)::int
-                / 268435456.0) < CASE WHEN original.model = worst.most THEN %(worst)s ELSE %(rest)s END AS good
-    ) AS outcome
-    WHERE original.submission_day = %(of)s AND original.state IN ('succeeded', 'failed')
-      AND original.attempt = (SELECT max(attempt) FROM executions AS last WHERE last.task = original.task)
-"""

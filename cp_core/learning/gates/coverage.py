@@ -36,11 +36,11 @@ def intervals_cover(evidence: Evidence) -> Finding:
 
 
 def _covered(evidence: Evidence, kind: str) -> tuple[int, int]:
-    """Attempts whose tokens lie within the candidate's interval, of those whose model and domain have one."""
+    """Attempts whose tokens lie within the candidate's interval, of those that used any and have one to lie in."""
     later = evidence.later.loc[~evidence.later["is_censored"].to_numpy(dtype=bool)]
     bounds = _intervals(evidence, later, kind)
     ratio = (later[f"{kind}_tokens"] / later[f"expected_{kind}_tokens"]).to_numpy(dtype=float)
-    there = np.isfinite(bounds[0]) & np.isfinite(ratio)
+    there = np.isfinite(bounds[0]) & np.isfinite(ratio) & (ratio > 0)
     held = there & (ratio >= bounds[0]) & (ratio <= bounds[1])
     return int(held.sum()), int(there.sum())
 
