@@ -19,9 +19,12 @@ import pandas as pd
 
 from cp_core.assignment.predict import shift_log_odds
 from cp_core.learning.candidate import Change, Ground
+from cp_core.learning.cost_effectiveness import price_of
+from cp_core.learning.estimates import estimate_performance
 from cp_core.learning.expectations import cells_of
 from cp_core.learning.experiments.verdict import Comparison, ExperimentResults
 from cp_core.learning.gates.verdict import REQUIRED, Verdict
+from cp_core.learning.performance import ALL
 from cp_core.learning.success_cells import SuccessFound
 from cp_core.learning.traits_seen import Seen, chosen_tasks, text_shifts
 from cp_resources.candidates import Candidates
@@ -37,9 +40,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PRICE_DAYS = 14
-_MOST_CHANGES = 25
+_MOST_CHANGES = 10  # of a kind
 _BINS = 10
 _MOST_SEQUENCES = 12
+_FAILED = "NOT PASSED"
+_RATIOS = (0.05, 20.0)  # what is beyond is drawn at the ends
+_TICKS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 10, 20)
+_MEASURES = {"success": "share of success", "quality": "quality", "value": "value", "cost_usd": "cost in USD"}
 
 
 @dataclass(frozen=True)
@@ -116,10 +123,12 @@ class LearningReports:
         for line in ConfigurationStore(self._database).history(400):
             if line.to_hash == version and line.action == "promote":
                 return f"It was promoted by {line.by}: {line.reason}."
-        failed = [gate for gate in REQUIRED if gate not in verdicts or not verdicts[gate].has_passed]
+        failed = [
+            what for gate, what in REQUIRED.items() if gate not in verdicts or not verdicts[gate].has_passed
+        ]
         return (
-            f"It was not promoted: {len(failed)} of {len(REQUIRED)} gates were not passed ({', '.join(failed)}). What "
-            "was in force before goes on deciding."
+            f"It was not promoted, and what was in force before goes on deciding: {len(failed)} of {len(REQUIRED)} "
+            f"things that it has to prove were not proven: “{'” “'.join(failed)}”"
             if failed
             else "Every gate was passed; it has not been promoted."
         )
@@ -151,21 +160,34 @@ class LearningReports:
     def _prices(self, day: date) -> Section:
         rows = self._database.fetch(_PRICES, [day - timedelta(days=_PRICE_DAYS), day])
         words = (
-            "The price of an account is what one more unit of it would have brought, in value points, round by round. "
-            "A price of 0 means that there was more than enough."
+            "The price of an account is what a dollar, or a million tokens, more of it would have brought, in value "
+            "points, round by round. A price of 0 means that there was more than enough."
         )
         if not rows:
             return Section(
                 "Prices of quota", f"{words} No round of the solver was run: the written policy decides."
             )
         frame = pd.DataFrame(rows, columns=["at", "account", "price"])
+        frame["price"] = [price_of(account, day, price).value for _, account, price in rows]
+        told = frame.groupby("account")["price"].agg(["size", "min", "mean", "max"])
+        table = [
+            (str(account), f"{rounds:,}", *map(_figures, prices))
+            for account, rounds, *prices in told.itertuples(name=None)
+        ]
+        columns = ["account", "rounds", "lowest", "mean", "highest"]
+        dear = frame[frame["account"].isin(told.index[told["max"] > 0])]
+        if dear["at"].nunique() < 2:
+            few = "no account was short" if dear.empty else "there was one round"
+            return Section("Prices of quota", f"{words} There is nothing to draw: {few}.", columns, table)
         figure, axes = _figure()
-        for account, prices in frame.groupby("account"):
-            axes.step(prices["at"], prices["price"], where="post", label=str(account))
-        axes.set_ylabel("value points a unit")
+        for account, prices in dear.groupby("account"):
+            axes.step(prices["at"], prices["price"], where="post", marker=".", label=str(account))
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("value points")
         axes.legend(fontsize=7, frameon=False)
         figure.autofmt_xdate()
-        return Section("Prices of quota", words, pictures=[("Price of each account over time", _png(figure))])
+        shows = "Price of each account that was short, over time"
+        return Section("Prices of quota", words, columns, table, [(shows, _png(figure))])
 
     def _experiments(self, day: date) -> Section:
         found = LearningResults(self._database).read(day, "experiment_results")
@@ -178,12 +200,18 @@ class LearningReports:
         )
         rows = [(one.experiment, f"day {one.days}", one.verdict.value, one.reason) for one in results]
         pictures = [
-            (f"{one.experiment}: {each.measure} of {each.arm} over the control", _sequence(each))
+            (
+                f"{one.experiment}: {_MEASURES[each.measure]} of {each.arm}, less that of the control",
+                _sequence(each),
+            )
             for one in results
             for each in one.comparisons
             if each.sequence
         ]
-        columns = ["experiment", "", "what to do", "because"]
+        silent = [one.experiment for one in results if not any(each.sequence for each in one.comparisons)]
+        if silent:
+            words = f"{words} Nothing has ended yet in {', '.join(silent)}."
+        columns = ["experiment", "at", "what to do", "because"]
         return Section("Experiments", words, columns, rows, pictures[:_MOST_SEQUENCES])
 
 
@@ -218,9 +246,7 @@ def _html(section: Section) -> str:
     parts = [f"<section><h2>{escape(section.title)}</h2><p>{escape(section.words)}</p>"]
     if section.rows:
         head = "".join(f"<th>{escape(column)}</th>" for column in section.columns)
-        body = "".join(
-            f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in section.rows
-        )
+        body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in section.rows)
         parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
     parts += [
         f'<figure><img alt="{escape(shows)}" src="{_uri(png)}"><figcaption>{escape(shows)}</figcaption></figure>'
@@ -229,24 +255,30 @@ def _html(section: Section) -> str:
     return "".join([*parts, "</section>"])
 
 
+def _cell(text: str) -> str:
+    return f"<td{' class=failed' if text == _FAILED else ''}>{escape(str(text))}</td>"
+
+
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;color:#1d2430;background:#f6f7f9;margin:0}"
     "main{max-width:60rem;margin:2rem auto;padding:0 1.5rem}h1{font-size:1.6rem}"
     "section{background:#fff;border:1px solid #e1e5ea;border-radius:8px;padding:.4rem 1.4rem 1rem;margin:1rem 0}"
     "h2{font-size:1.1rem}table{border-collapse:collapse;width:100%;font-size:.88rem}"
-    "td,th{text-align:left;padding:.3rem .7rem .3rem 0;border-bottom:1px solid #eceff3;vertical-align:top}"
+    "td,th{text-align:left;padding:.3rem .7rem .3rem 0;border-bottom:1px solid #eceff3;vertical-align:top;"
+    "overflow-wrap:break-word}section{overflow-x:auto}.failed{color:#b3261e;font-weight:600}"
     "img{max-width:100%}figure{margin:1rem 0}figcaption{color:#66707e;font-size:.82rem}"
 )
 
 
 def _gates(verdicts: Mapping[str, Verdict]) -> Section:
+    """What did not pass stands first."""
+    results = {
+        gate: "not judged" if gate not in verdicts else "passed" if verdicts[gate].has_passed else _FAILED
+        for gate in REQUIRED
+    }
     rows = [
-        (
-            what,
-            "not judged" if gate not in verdicts else "passed" if verdicts[gate].has_passed else "NOT PASSED",
-            verdicts[gate].says if gate in verdicts else "",
-        )
-        for gate, what in REQUIRED.items()
+        (f"{REQUIRED[gate]} ({gate})", results[gate], verdicts[gate].says if gate in verdicts else "")
+        for gate in sorted(REQUIRED, key=lambda gate: results[gate] == "passed")
     ]
     words = "What a candidate has to prove before it decides anything. It was promoted only if every line says passed."
     if not verdicts:
@@ -257,47 +289,71 @@ def _gates(verdicts: Mapping[str, Verdict]) -> Section:
 def _changes(changes: Sequence[Change]) -> Section:
     if not changes:
         return Section("What would change", "Nothing.")
-    largest = sorted(changes, key=lambda change: change.share, reverse=True)[:_MOST_CHANGES]
+    by_kind: dict[str, list[Change]] = {}
+    for change in changes:
+        by_kind.setdefault(change.key.partition(".")[0], []).append(change)
     rows = [
-        (change.key, f"{change.before:.4g}", f"{change.found:.4g}", f"{change.after:.4g}")
-        for change in largest
+        (_in_words(change.key), *map(_figures, (change.before, change.found, change.after)))
+        for of_kind in by_kind.values()
+        for change in sorted(of_kind, key=lambda change: change.share, reverse=True)[:_MOST_CHANGES]
     ]
+    counted = ", ".join(f"{len(of_kind)} of {kind}" for kind, of_kind in by_kind.items())
     words = (
-        f"The largest of {len(changes)} numbers that the candidate moves: what it was, what the outcomes say, and how "
-        "far one night may go toward that."
+        f"The candidate moves {len(changes)} numbers: {counted}. The largest moves of each kind: what the number was, "
+        "what the outcomes say, and how far one night may go toward that."
     )
     return Section("What would change", words, ["number", "before", "found", "after"], rows)
 
 
+def _figures(number: float) -> str:
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
+
+
+def _in_words(key: str) -> str:
+    """The key of a learned number for a person. Names of models may have dots in them."""
+    kind, _, rest = key.partition(".")
+    if kind == "success" and rest.count(".") >= 2:
+        model, domain, complexity = rest.rsplit(".", 2)
+        return f"chance of success of {model}, {domain}, {complexity}"
+    if kind == "tokens" and rest.count(".") >= 3:
+        model, domain, tokens, which = rest.rsplit(".", 3)
+        return f"{which} of {tokens} tokens over the estimate, {model}, {domain}"
+    return f"{rest} in scoring.yaml" if kind == "scoring" else key
+
+
 def _ranking(rows: pd.DataFrame) -> Section:
-    words = "How often each model's work was good enough, with the interval in which the true share lies 8 times in 10."
+    words = (
+        "How often each model's work is good enough, with the interval in which the true share lies 8 times in 10. An "
+        "attempt counts less with age, and not at all if the provider failed or the model's version is an older one."
+    )
     if rows.empty:
         return Section("Models", f"{words} There are no attempts yet.")
-    models = rows.groupby("model", observed=True).agg(
-        n=("has_succeeded", "size"), won=("has_succeeded", "sum"), usd=("cost_usd", "sum")
-    )
-    models["share"] = (models["won"] + 1) / (models["n"] + 2)
-    models = models.sort_values("share", ascending=False)
-    reach = 1.2816 * np.sqrt(models["share"] * (1 - models["share"]) / (models["n"] + 2))
+    estimates = estimate_performance(rows)
+    models = estimates[(estimates["domain"] == ALL) & (estimates["complexity"] == ALL)]
+    models = models.sort_values("success", ascending=False)
     figure, axes = _figure(rows=len(models))
-    names = [str(name) for name in models.index]
-    axes.errorbar(models["share"], names, xerr=reach, fmt="o", color="#4f6bed", capsize=3)
+    reach = [models["success"] - models["success_low"], models["success_high"] - models["success"]]
+    axes.errorbar(models["success"], models["model"], xerr=reach, fmt="o", color="#4f6bed", capsize=3)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1)
     axes.set_xlabel("share of good work")
     table = [
-        (name, f"{row.n:,}", f"{row.share:.1%}", f"${row.usd:,.2f}")
-        for name, row in zip(names, models.itertuples(index=False), strict=True)
+        (
+            str(one["model"]),
+            f"{one['effective_n']:,.0f}",
+            f"{one['success']:.1%} ({one['success_low']:.1%} to {one['success_high']:.1%})",
+            f"${one['cost_usd']:,.4f}",
+            f"{one['value_per_usd']:,.0f}" if one["cost_usd"] > 0 else "",
+        )
+        for one in models.to_dict("records")
     ]
-    return Section(
-        "Models", words, ["model", "attempts", "good work", "list price"], table, [("Ranking", _png(figure))]
-    )
+    columns = ["model", "attempts, weighed by age", "good work", "an attempt", "value per dollar"]
+    return Section("Models", words, columns, table, [("Share of good work of each model", _png(figure))])
 
 
 def _calibration(rows: pd.DataFrame, configuration: Configuration, seen: Seen) -> Section:
     words = (
-        "Tasks are grouped by the chance of success that what is in force gives them. On the dashed line, it is right; "
-        "below it, it is too confident."
+        "Attempts are grouped by the chance of success that what is in force gives them; a larger point stands for "
+        "more of them. On the dashed line, the chance is right; below it, it is too confident."
     )
     files = configuration.files
     ground = Ground(files.registry, files.policies.prediction, files.scoring, configuration.learned)
@@ -325,7 +381,7 @@ def _calibration(rows: pd.DataFrame, configuration: Configuration, seen: Seen) -
     return Section(
         "Is the chance of success right?",
         f"{words} On average it is off by {error:.1%}.",
-        pictures=[("Calibration of success", _png(figure))],
+        pictures=[("Chance of success that was given, and share that succeeded", _png(figure))],
     )
 
 
@@ -335,34 +391,41 @@ def _tokens(rows: pd.DataFrame) -> Section:
     if whole.empty:
         return Section("Estimates of tokens", f"{words} There are no attempts yet.")
     figure, axes = _figure()
+    bins = np.geomspace(*_RATIOS, 60)
     table = []
     for kind, colour in (("input", "#4f6bed"), ("output", "#e07a5f")):
         actual, estimate = whole[f"{kind}_tokens"], whole[f"expected_{kind}_tokens"]
         ratio = (actual / estimate).to_numpy(dtype=float)
-        axes.hist(
-            np.log10(ratio), bins=40, histtype="step", color=colour, label=kind, weights=np.ones(len(ratio))
-        )
+        axes.hist(np.clip(ratio, *_RATIOS), bins=bins, histtype="step", color=colour, label=kind)
         table.append(
             (kind, f"{len(ratio):,}", f"{actual.sum() / estimate.sum():.2f}", f"{np.median(ratio):.2f}")
         )
-    axes.axvline(0, color="#9aa3af", linestyle="--", linewidth=1)
-    axes.set_xlabel("used over expected, powers of ten")
+    axes.axvline(1, color="#9aa3af", linestyle="--", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
+    axes.minorticks_off()
+    axes.set_xlabel("used over expected")
     axes.set_ylabel("attempts")
     axes.legend(fontsize=8, frameon=False)
     columns = ["", "attempts", "total used / expected", "median"]
-    return Section("Estimates of tokens", words, columns, table, [("Error of the estimate", _png(figure))])
+    return Section(
+        "Estimates of tokens", words, columns, table, [("How far off the estimate was", _png(figure))]
+    )
 
 
 def _sequence(comparison: Comparison) -> bytes:
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _figure()
     told = [point for point in comparison.sequence if point.low is not None and point.high is not None]
-    axes.plot(
-        [p.day for p in comparison.sequence], [p.difference for p in comparison.sequence], color="#4f6bed"
-    )
-    axes.fill_between(
-        [p.day for p in told], [p.low for p in told], [p.high for p in told], color="#4f6bed", alpha=0.2
-    )
+    points = [(str(point.day), point.difference) for point in comparison.sequence]
+    axes.plot(*zip(*points, strict=True), color="#4f6bed", marker=".")
+    ends = [[point.low for point in told], [point.high for point in told]]
+    axes.fill_between([str(point.day) for point in told], *ends, color="#4f6bed", alpha=0.2)
+    axes.vlines([str(point.day) for point in told], *ends, color="#4f6bed", alpha=0.3)  # seen of one day, too
     axes.axhline(0, color="#9aa3af", linestyle="--", linewidth=1)
+    axes.set_ylabel("difference")
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     figure.autofmt_xdate()
     return _png(figure)
 
