@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from scipy.special import expit
 
 Doubles = NDArray[np.float64]
 
+_SPREADS = (0.01, 9.0)
 _LEAST, _MOST = 1e-2, 1e8  # of a precision: effects of 10 log-odds, and none at all
 
 
@@ -30,10 +30,16 @@ class Effects:
     Attributes:
         weights: (p,): effect of each column, in log-odds.
         precision: one over the variance of each block's effects.
+        of_rows: (t,): what each row has beside its columns' effects; 0 where `spread` was left out.
+        spread: variance of such effects of rows.
+        squares: sum over each block of the squares that its effects are expected to have.
     """
 
     weights: Doubles
     precision: tuple[float, ...]
+    of_rows: Doubles
+    spread: float = 0.0
+    squares: tuple[float, ...] = ()
 
 
 def fit_effects(
@@ -43,11 +49,16 @@ def fit_effects(
     *,
     weights: Doubles | None = None,
     of: NDArray[np.intp] | None = None,
+    spread: float | None = None,
     start: Effects | None = None,
     precision: Sequence[float] | None = None,
     rounds: int = 10,
 ) -> Effects:
     """The effects of the blocks on outcomes, beside a known offset.
+
+    Outcomes of one row are alike in more than its columns tell. Where `spread` is given, each row with several outcomes
+    has an effect of its own, too; without it, many outcomes of few rows would be taken for much evidence (Breslow and
+    Clayton, "Approximate inference in generalized linear mixed models", 1993).
 
     Args:
         blocks: arrays (t, p_b), one a block.
@@ -55,50 +66,57 @@ def fit_effects(
         offset: (n,) log-odds that the effects come on top of.
         weights: (n,) how much each outcome counts; one where left out.
         of: (n,) the row of the blocks that each outcome belongs to; one a row, in order, where left out.
+        spread: variance of the rows' own effects to begin with; without them where left out.
         start: effects to begin with.
-        precision: of each block, when it is known already; estimated where left out.
+        precision: of each block, when it is known already, and `spread` with it; estimated where left out.
         rounds: most steps; it stops when precisions stand still.
     """
     columns = np.hstack(blocks)
     bounds = np.cumsum([0, *(block.shape[1] for block in blocks)])
     counts = np.ones(len(outcomes)) if weights is None else weights
+    places = np.arange(len(outcomes)) if of is None else of
     effects = np.zeros(columns.shape[1]) if start is None else start.weights
     guess = precision or (start.precision if start else [4.0 * _mean_square(block) for block in blocks])
     precisions = np.clip(np.array(guess, dtype=np.float64), _LEAST, _MOST)
-
-    def by_outcome(values: Doubles) -> Doubles:
-        return values if of is None else values[of]
-
-    def by_row(values: Doubles) -> Doubles:
-        return values if of is None else np.asarray(np.bincount(of, values, len(columns)), np.float64)
-
+    has_own = np.bincount(places, minlength=len(columns)) > 1
+    own = np.zeros(len(columns)) if start is None or spread is None else start.of_rows
+    variance = spread or 0.0
     for _ in range(rounds):
         penalty = np.repeat(precisions, np.diff(bounds))
+        variances_of_rows = np.where(has_own, variance, 0.0)
         for _ in range(2):
-            expected = expit(offset + by_outcome(columns @ effects))
-            spread = by_row(counts * np.maximum(expected * (1 - expected), 1e-6))
-            scaled = columns * np.sqrt(spread)[:, None]
+            shift = columns @ effects
+            expected = expit(offset + (shift + own)[places])
+            curve = np.bincount(places, counts * np.maximum(expected * (1 - expected), 1e-6), len(columns))
+            gain = np.bincount(places, counts * (outcomes - expected), len(columns))
+            left = 1 / (1 + variances_of_rows * curve)  # of what a row says, what is not put down to itself
+            scaled = columns * np.sqrt(curve * left)[:, None]
             hessian = scaled.T @ scaled
             hessian[np.diag_indices_from(hessian)] += penalty
             factor = cholesky(hessian, lower=True, overwrite_a=True, check_finite=False)
-            gain = columns.T @ by_row(counts * (outcomes - expected)) - penalty * effects
-            effects = effects + cho_solve((factor, True), gain, check_finite=False)
+            target = columns.T @ (left * (curve * (shift + own) + gain))
+            effects = cho_solve((factor, True), target, check_finite=False)
+            own = variances_of_rows * left * (curve * (shift + own - columns @ effects) + gain)
         inverse, _ = dtrtri(factor, lower=1)
-        variances = (inverse**2).sum(axis=0)
-        updated = precisions if precision else _updated(effects, variances, bounds)
+        squares = np.add.reduceat(effects**2 + (inverse**2).sum(axis=0), bounds[:-1])
+        if precision:
+            break
+        updated = np.clip(np.diff(bounds) / squares, _LEAST, _MOST)
         settled = np.allclose(np.log(updated), np.log(precisions), atol=0.05)
         precisions = updated
+        if spread is not None and has_own.any():
+            doubt = ((columns @ inverse.T) ** 2).sum(axis=1) * (variances_of_rows * left * curve) ** 2
+            doubt += variances_of_rows * left
+            variance = float(np.clip((own**2 + doubt)[has_own].mean(), *_SPREADS))
         if settled:
             break
-    return Effects(effects, tuple(float(one) for one in precisions))
+    return Effects(effects, tuple(precisions), own, variance, tuple(squares))
 
 
-def _updated(effects: Doubles, variances: Doubles, bounds: NDArray[np.intp]) -> Doubles:
-    """One over the mean square that each block's effects are expected to have, given what the rows say of them."""
-    squares = effects**2 + variances
-    return np.array(
-        [np.clip(1 / squares[first:last].mean(), _LEAST, _MOST) for first, last in pairwise(bounds)]
-    )
+def precision_of(found: Sequence[Effects], sizes: Sequence[int]) -> tuple[float, ...]:
+    """One over the variance of each block's effects, over all fits that share it; blocks have so many columns."""
+    squares = np.mean([effects.squares for effects in found], axis=0)
+    return tuple(np.clip(np.array(sizes) / squares, _LEAST, _MOST).tolist())
 
 
 def _mean_square(block: Doubles) -> float:

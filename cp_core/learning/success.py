@@ -9,7 +9,7 @@ calibrated on rows that the fit did not see (Platt, 1999).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from cp_core.learning.random_effects import Effects, fit_effects
+from cp_core.learning.random_effects import Effects, fit_effects, precision_of
 from cp_core.learning.task_texts import TaskTexts
 
 Doubles = NDArray[np.float64]
@@ -29,6 +29,9 @@ CATEGORIES = ("domain", "complexity")
 _AXES = 256
 _FOLDS = 5
 _PASSES = 3
+_ROUNDS = 6  # at most, in which the precision of the models' own effects is found
+_LEAST = 1e-2  # of a precision to begin with
+_SPREAD = 0.5  # variance of the tasks' own effects to begin with
 _CERTAIN = 1e-3  # no probability is nearer to 0 or 1 than this
 
 
@@ -71,23 +74,23 @@ class SuccessModel:
         blocks = features.blocks(tasks)
         parts = _Parts.fit(rows, blocks)
         folds = np.random.default_rng(seed).permutation(len(tasks)) % _FOLDS
-        common, own = np.zeros((2, len(tasks), len(rows.models)))
+        common, own = np.zeros((len(tasks), 1)), np.zeros((len(tasks), len(rows.models)))
         for fold in range(_FOLDS):
             held = folds == fold
             seen = rows.where(~held[rows.tasks])
             if len(seen.success):
-                everywhere = _Parts.fit(seen, blocks, like=parts).everywhere(blocks)
-                common[held], own[held] = (part[held] for part in everywhere)
-        calibration = _Calibration.fit(rows, common[rows.tasks, rows.of], own[rows.tasks, rows.of])
+                unseen = _Parts.fit(seen, blocks, like=parts).effects(blocks)
+                common[held], own[held] = (part[held] for part in unseen)
+        calibration = _Calibration.fit(rows, parts.intercepts, common, own)
         model = cls(rows.models, parts.task_effect_sd, features, parts, calibration)
         return model, model._frame(common, own, tasks)
 
     def predict(self, tasks: pd.DataFrame) -> pd.DataFrame:
         """Probability of success: a row a task, in the order and with the index of `tasks`, and a column a model."""
-        return self._frame(*self._parts.everywhere(self._features.blocks(tasks)), tasks)
+        return self._frame(*self._parts.effects(self._features.blocks(tasks)), tasks)
 
     def _frame(self, common: Doubles, own: Doubles, tasks: pd.DataFrame) -> pd.DataFrame:
-        found = expit(self._calibration.applied(common, own))
+        found = expit(self._parts.intercepts + self._calibration.applied(common, own))
         return pd.DataFrame(
             np.clip(found, _CERTAIN, 1 - _CERTAIN), index=tasks.index, columns=list(self.models)
         )
@@ -188,12 +191,16 @@ def _texts(tasks: pd.DataFrame) -> list[str]:
 
 @dataclass(frozen=True)
 class _Parts:
-    """The sum: an intercept a model, effects common to all models, and each model's own on top."""
+    """The sum: an intercept a model, effects common to all models, and each model's own on top.
+
+    Effects are taken from `middle`, the mean of the columns: so that a model's rate is in its intercept, and what is
+    predicted of tasks by fits to different parts of them differs by what these say of tasks alone.
+    """
 
     intercepts: Doubles
     common: Effects
     own: tuple[Effects, ...]
-    task_effect_sd: float
+    middle: Doubles
 
     @classmethod
     def fit(cls, rows: _Rows, blocks: Sequence[Doubles], *, like: _Parts | None = None) -> _Parts:
@@ -202,48 +209,77 @@ class _Parts:
         members = [np.flatnonzero(rows.of == model) for model in range(len(rows.models))]
         intercepts = _intercepts(rows, members)
         base = intercepts[rows.of]
-        nothing = Effects(np.zeros(columns.shape[1]), ())
+        nothing = Effects(np.zeros(columns.shape[1]), (), np.zeros(0))
         common = like.common if like else None
-        own: list[Effects | None] = list(like.own) if like else [None] * len(members)
+        own = list(like.own) if like else [nothing] * len(members)
         own_shift = np.zeros(len(rows.success))
-        task_effects, variance = np.zeros(rows.size), like.task_effect_sd**2 if like else 0.5
         for _ in range(_PASSES if len(members) > 1 else 1):
             common = fit_effects(
                 blocks,
                 rows.success,
-                base + own_shift + task_effects[rows.tasks],
+                base + own_shift,
                 weights=rows.weight,
                 of=rows.tasks,
+                spread=common.spread if common else _SPREAD,
                 start=common,
                 precision=like.common.precision if like else None,
             )
-            common_shift = (columns @ common.weights)[rows.tasks]
-            task_effects, found = _task_effects(rows, base + own_shift + common_shift, variance)
-            variance = variance if like else found
-            shift = base + common_shift + task_effects[rows.tasks]
-            for model, places in enumerate(members):
-                if not len(places) or len(members) == 1:
-                    own[model] = nothing
-                    continue
-                effects = fit_effects(
-                    [block[rows.tasks[places]] for block in blocks],
-                    rows.success[places],
-                    shift[places],
-                    weights=rows.weight[places],
-                    start=own[model],
-                    precision=like.own[model].precision if like else None,
-                )
-                own[model] = effects
-                own_shift[places] = columns[rows.tasks[places]] @ effects.weights
-        return cls(
-            intercepts, common or nothing, tuple(one or nothing for one in own), float(np.sqrt(variance))
-        )
+            if len(members) > 1:
+                shift = base + (columns @ common.weights + common.of_rows)[rows.tasks]
+                own = _own_effects(rows, blocks, shift, members, own, is_known=like is not None)
+                weights = np.array([effects.weights for effects in own])
+                own_shift = np.einsum("rp,rp->r", columns[rows.tasks], weights[rows.of])
+        return cls(intercepts, common or nothing, tuple(own), columns.mean(axis=0))
 
-    def everywhere(self, blocks: Sequence[Doubles]) -> tuple[Doubles, Doubles]:
-        """What is common to all models, with their intercepts, and what is each model's own: (n, m) log-odds each."""
-        columns = np.hstack(blocks)
-        common = self.intercepts + (columns @ self.common.weights)[:, None]
-        return common, columns @ np.column_stack([effects.weights for effects in self.own])
+    @property
+    def task_effect_sd(self) -> float:
+        return float(np.sqrt(self.common.spread))
+
+    def effects(self, blocks: Sequence[Doubles]) -> tuple[Doubles, Doubles]:
+        """What all models have in common, (n, 1), and what is each one's own, (n, m): beside the intercepts."""
+        columns = np.hstack(blocks) - self.middle
+        own = np.column_stack([effects.weights for effects in self.own])
+        return (columns @ self.common.weights)[:, None], columns @ own
+
+
+def _own_effects(
+    rows: _Rows,
+    blocks: Sequence[Doubles],
+    offset: Doubles,
+    members: Sequence[Codes],
+    start: Sequence[Effects],
+    *,
+    is_known: bool,
+) -> list[Effects]:
+    """Effects of each model beside an offset; blocks have one precision for all, which few rows could not tell.
+
+    Args:
+        offset: (r,) log-odds of each row.
+        members: rows of each model.
+        start: what was found before; its precision is kept where it `is_known`.
+    """
+    precision = start[0].precision or tuple(
+        max(4.0 * float((block**2).sum(axis=1).mean()), _LEAST) for block in blocks
+    )
+    found = list(start)
+    for _ in range(1 if is_known else _ROUNDS):
+        for model, places in enumerate(members):
+            found[model] = fit_effects(
+                [block[rows.tasks[places]] for block in blocks],
+                rows.success[places],
+                offset[places],
+                weights=rows.weight[places],
+                start=found[model],
+                precision=precision,
+            )
+        if is_known:
+            break
+        updated = precision_of(found, [block.shape[1] for block in blocks])
+        settled = np.allclose(np.log(updated), np.log(precision), atol=0.1)
+        precision = updated
+        if settled:
+            break
+    return [replace(one, precision=precision) for one in found]
 
 
 def _intercepts(rows: _Rows, members: Sequence[Codes]) -> Doubles:
@@ -257,47 +293,31 @@ def _intercepts(rows: _Rows, members: Sequence[Codes]) -> Doubles:
     )
 
 
-def _task_effects(rows: _Rows, offset: Doubles, variance: float) -> tuple[Doubles, float]:
-    """Each task's own effect (size,), and the variance of such effects: EM under Laplace's approximation.
-
-    One outcome of a task cannot tell its own effect from chance: only those with more are looked at.
-    """
-    tries = np.bincount(rows.tasks, minlength=rows.size)
-    several = tries > 1
-    effects = np.zeros(rows.size)
-    if not several.any():
-        return effects, variance
-    for _ in range(4):
-        expected = expit(offset + effects[rows.tasks])
-        gain = (
-            np.bincount(rows.tasks, rows.weight * (rows.success - expected), rows.size) - effects / variance
-        )
-        curve = np.bincount(rows.tasks, rows.weight * expected * (1 - expected), rows.size) + 1 / variance
-        effects = np.where(several, effects + np.clip(gain / curve, -2, 2), 0.0)
-    updated = float(np.mean((effects**2 + 1 / curve)[several]))
-    return effects, float(np.clip(updated, 0.01, 9.0))
-
-
 @dataclass(frozen=True)
 class _Calibration:
-    """How much of each part held on rows that the fit had not seen: slopes of the parts, and a shift a model."""
+    """How much of each part held on tasks that the fit had not seen: slopes of the parts, and a shift a model."""
 
     slopes: Doubles
     shifts: Doubles
 
     @classmethod
-    def fit(cls, rows: _Rows, common: Doubles, own: Doubles) -> _Calibration:
-        """Slopes are thought to lie about 1, and shifts about 0."""
+    def fit(cls, rows: _Rows, intercepts: Doubles, common: Doubles, own: Doubles) -> _Calibration:
+        """Slopes are thought to lie about 1, and shifts about 0.
+
+        Args:
+            common, own: of each task, as `_Parts.effects` gives them.
+        """
         of = (rows.of[:, None] == np.arange(len(rows.models))).astype(np.float64)
+        parts = np.column_stack([common[rows.tasks, 0], own[rows.tasks, rows.of]])
         moved = fit_effects(
-            [np.column_stack([common, own]), of],
+            [parts, of],
             rows.success,
-            common + own,
+            intercepts[rows.of] + parts.sum(axis=1),
             weights=rows.weight,
             precision=(4.0, 4.0),
         ).weights
         return cls(np.maximum(1 + moved[:2], 0.0), moved[2:])
 
     def applied(self, common: Doubles, own: Doubles) -> Doubles:
-        """Log-odds (n, m) of the two parts."""
+        """Log-odds beside the intercepts, (n, m)."""
         return np.asarray(common * self.slopes[0] + own * self.slopes[1] + self.shifts, dtype=np.float64)

@@ -7,7 +7,7 @@ business of `judging`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from cp_core.learning.backtest.choosing import (
 )
 from cp_core.learning.backtest.costs import CostModel, CostRange
 from cp_core.learning.backtest.outcomes import Outcomes, Positions
-from cp_core.learning.backtest.sequences import Averages, Sequence_, averages
+from cp_core.learning.backtest.sequences import Averages, Sequence_, averages, worth_trying
 from cp_core.learning.success import SuccessModel
 from cp_core.learning.tokens import TokenModel, TokenPredictions
 from cp_core.models.registry import Tier
@@ -145,7 +145,10 @@ def learn(
 def decide(learned: Learned, terms: Terms) -> Decided:
     """Decide for the test part in every way."""
     filled, spent, shared = learned.filled, learned.spent, learned.shared
-    every = averages(filled, spent, terms.check)
+    models = worth_trying(filled, spent)
+    every = averages(filled, spent, terms.check, models=models)
+    modelled = averages(shared.drawn(learned.in_training, terms.seed), spent, terms.check, models=models)
+    likely = replace(every, accuracy=(every.accuracy + modelled.accuracy) / 2)
     budgets = terms.budgets or _budgets(spent, every, terms.settings)
 
     def choose(plans: Sequence[Sequence_]) -> tuple[Choice, ...]:
@@ -161,7 +164,7 @@ def decide(learned: Learned, terms: Terms) -> Decided:
         )
 
     singles: list[Sequence_] = [(model,) for model in range(len(filled))]
-    groups = [every, *_by_difficulty(filled, spent, learned.in_training, terms.check)]
+    groups = [every, likely, *_by_difficulty(filled, spent, learned.in_training, terms.check, models)]
     accuracies = filled.mean(axis=1)
     best = max(range(len(accuracies)), key=lambda model: (accuracies[model], -spent[model].mean()))
     tiers = terms.tiers or tiers_by_cost(spent.mean(axis=1))
@@ -220,12 +223,12 @@ def _budgets(cost_usd: Doubles, every: Averages, settings: int) -> tuple[float, 
 
 
 def _by_difficulty(
-    success: Doubles, cost_usd: Doubles, predicted: Doubles, check: CheckPolicy
+    success: Doubles, cost_usd: Doubles, predicted: Doubles, check: CheckPolicy, models: Sequence[int]
 ) -> list[Averages]:
     """Averages over the tasks that are predicted to be hard, to be easy, and between."""
     order = np.argsort(predicted.mean(axis=0), kind="stable")
     parts = [part for part in np.array_split(order, _GROUPS) if len(part) >= 2 * _GROUPS]
-    return [averages(success[:, part], cost_usd[:, part], check) for part in parts]
+    return [averages(success[:, part], cost_usd[:, part], check, models=models) for part in parts]
 
 
 def _only_observed(expected: Expected, plans: Sequence[Sequence_], observed: NDArray[np.bool_]) -> Expected:

@@ -46,6 +46,12 @@ class SharedDifficulty:
         """Success of tasks of one difficulty, where `predicted`, (m, n), is that of tasks of any."""
         return _given(_probit(predicted), self.loadings, self.nodes[node])
 
+    def drawn(self, predicted: Doubles, seed: int) -> Doubles:
+        """Success of n tasks, each of its own difficulty: evenly spread quantiles, given out at random, (m, n)."""
+        tasks = predicted.shape[1]
+        places = (np.random.default_rng(seed).permutation(tasks) + 0.5) / max(tasks, 1)
+        return _given(_probit(predicted), self.loadings, ndtri(places))
+
 
 def fit(predicted: Doubles, success: Doubles, relative_cost: Doubles) -> SharedDifficulty:
     """Learn from a training matrix.
@@ -122,6 +128,6 @@ def _probit(probability: Doubles) -> Doubles:
     return np.asarray(ndtri(np.clip(probability, _CERTAIN, 1 - _CERTAIN)), dtype=np.float64)
 
 
-def _given(probit: Doubles, loadings: Doubles, difficulty: float) -> Doubles:
-    left = np.sqrt(1 - loadings**2)
-    return np.asarray(ndtr((probit - (loadings * difficulty)[:, None]) / left[:, None]), dtype=np.float64)
+def _given(probit: Doubles, loadings: Doubles, difficulty: float | Doubles) -> Doubles:
+    left = np.sqrt(1 - loadings**2)[:, None]
+    return np.asarray(ndtr((probit - loadings[:, None] * difficulty) / left), dtype=np.float64)

@@ -6,6 +6,7 @@ A sequence is a plan without a thought for the task: up to three different model
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -49,15 +50,20 @@ class Averages:
 
 
 def averages(
-    success: Doubles, cost_usd: Doubles, check: CheckPolicy, most_stages: int = MOST_STAGES
+    success: Doubles,
+    cost_usd: Doubles,
+    check: CheckPolicy,
+    most_stages: int = MOST_STAGES,
+    models: Sequence[int] = (),
 ) -> Averages:
     """Work every sequence out on known outcomes.
 
     Args:
         success, cost_usd: without gaps, (m, n); success may be a probability.
+        models: that sequences are made of; left out: all, or of very many those that are worth trying.
     """
     rejected = 1 - success * check.sensitivity - (1 - success) * (1 - check.specificity)
-    models = _worth_trying(success, cost_usd)
+    models = models or worth_trying(success, cost_usd)
     sequences: list[Sequence_] = []
     accuracy, cost = [], []
     for stages in range(1, most_stages + 1):
@@ -69,6 +75,16 @@ def averages(
             accuracy.append(before[0] + success[last] @ reach / len(reach))
             cost.append(before[1] + cost_usd[last] @ reach / len(reach))
     return Averages(tuple(sequences), np.concatenate(accuracy), np.concatenate(cost))
+
+
+def worth_trying(success: Doubles, cost_usd: Doubles) -> list[int]:
+    """The models that sequences are made of: all, or of very many those that are best at some price of money."""
+    if len(success) <= _MOST_MODELS:
+        return list(range(len(success)))
+    accuracy, cost = success.mean(axis=1), cost_usd.mean(axis=1)
+    prices = np.concatenate([[0.0], np.geomspace(0.01, 100, 20) / max(float(cost.mean()), 1e-12)])
+    ranks = [np.argsort(np.argsort(-(accuracy - price * cost), kind="stable")) for price in prices]
+    return sorted(np.argsort(np.min(ranks, axis=0), kind="stable")[:_MOST_MODELS].tolist())
 
 
 def expected(
@@ -133,12 +149,3 @@ def _ahead(
         spent += float(reach @ cost_usd[model]) / len(reach)
         reach = reach * rejected[model]
     return right, spent
-
-
-def _worth_trying(success: Doubles, cost_usd: Doubles) -> list[int]:
-    if len(success) <= _MOST_MODELS:
-        return list(range(len(success)))
-    accuracy, cost = success.mean(axis=1), cost_usd.mean(axis=1)
-    prices = np.concatenate([[0.0], np.geomspace(0.01, 100, 20) / max(float(cost.mean()), 1e-12)])
-    ranks = [np.argsort(np.argsort(-(accuracy - price * cost), kind="stable")) for price in prices]
-    return sorted(np.argsort(np.min(ranks, axis=0), kind="stable")[:_MOST_MODELS].tolist())

@@ -29,3 +29,17 @@ def test_block_that_explains_nothing_shrinks_and_one_that_does_stays() -> None:
     assert found.weights[:4] == pytest.approx(np.ones(4), abs=0.25)
     assert np.abs(found.weights[4:]).max() < 0.1
     assert found.precision[1] > 10 * found.precision[0]
+
+
+def test_many_outcomes_of_few_rows_are_not_taken_for_much_evidence() -> None:
+    rng = np.random.default_rng(5)
+    idle = rng.standard_normal((150, 10))
+    of = np.repeat(np.arange(150), 20)
+    hard = rng.normal(0, 1.5, 150)
+    outcomes = (rng.random(3000) < 1 / (1 + np.exp(-hard[of]))).astype(float)
+    found = fit_effects([idle], outcomes, np.zeros(3000), of=of, spread=0.5)
+    plain = fit_effects([idle], outcomes, np.zeros(3000), of=of)
+    assert np.sqrt(found.spread) == pytest.approx(1.5, abs=0.3)
+    assert np.corrcoef(found.of_rows, hard)[0, 1] > 0.9
+    assert (idle @ found.weights).std() < 0.6 * (idle @ plain.weights).std()
+    assert not plain.of_rows.any()
