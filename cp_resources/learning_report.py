@@ -20,7 +20,6 @@ import pandas as pd
 from cp_core.assignment.predict import shift_log_odds
 from cp_core.learning.candidate import Change, Ground
 from cp_core.learning.cost_effectiveness import price_of
-from cp_core.learning.estimates import estimate_performance
 from cp_core.learning.expectations import cells_of
 from cp_core.learning.experiments.verdict import Comparison, ExperimentResults
 from cp_core.learning.gates.verdict import REQUIRED, Verdict
@@ -33,6 +32,7 @@ from cp_resources.configuration import Configuration
 from cp_resources.database import Database
 from cp_resources.gate_results import GateResults
 from cp_resources.learning_results import LearningResults
+from cp_resources.performance import PerformanceStore
 from cp_resources.text_learning import MOST_TASKS
 from cp_resources.trait_models import TraitModels
 
@@ -75,7 +75,7 @@ class LearningReports:
             self._in_short(day, version, changes, verdicts, len(rows)),
             _gates(verdicts),
             _changes(changes),
-            _ranking(rows),
+            self._ranking(day),
             self._calibration(rows, configuration),
             self._texts(day),
             _tokens(rows),
@@ -156,6 +156,10 @@ class LearningReports:
             f"were learned from. {texts.says[0].upper()}{texts.says[1:]}."
         )
         return Section("What texts say", words, ["measure", "kind alone", "kind and text"], rows)
+
+    def _ranking(self, day: date) -> Section:
+        found = PerformanceStore(self._database).estimates(day)
+        return _ranking(None if found is None else found[1])
 
     def _prices(self, day: date) -> Section:
         rows = self._database.fetch(_PRICES, [day - timedelta(days=_PRICE_DAYS), day])
@@ -265,7 +269,9 @@ _STYLE = (
     "section{background:#fff;border:1px solid #e1e5ea;border-radius:8px;padding:.4rem 1.4rem 1rem;margin:1rem 0}"
     "h2{font-size:1.1rem}table{border-collapse:collapse;width:100%;font-size:.88rem}"
     "td,th{text-align:left;padding:.3rem .7rem .3rem 0;border-bottom:1px solid #eceff3;vertical-align:top;"
-    "overflow-wrap:break-word}section{overflow-x:auto}.failed{color:#b3261e;font-weight:600}"
+    "overflow-wrap:break-word}section{overflow-x:auto}"
+    "@media(max-width:40rem){main{padding:0 .5rem}section{padding:.3rem .8rem}table{font-size:.78rem}"
+    "td:first-child{overflow-wrap:anywhere}}.failed{color:#b3261e;font-weight:600}"
     "img{max-width:100%}figure{margin:1rem 0}figcaption{color:#66707e;font-size:.82rem}"
 )
 
@@ -321,14 +327,13 @@ def _in_words(key: str) -> str:
     return f"{rest} in scoring.yaml" if kind == "scoring" else key
 
 
-def _ranking(rows: pd.DataFrame) -> Section:
+def _ranking(estimates: pd.DataFrame | None) -> Section:
     words = (
         "How often each model's work is good enough, with the interval in which the true share lies 8 times in 10. An "
         "attempt counts less with age, and not at all if the provider failed or the model's version is an older one."
     )
-    if rows.empty:
-        return Section("Models", f"{words} There are no attempts yet.")
-    estimates = estimate_performance(rows)
+    if estimates is None:
+        return Section("Models", f"{words} Nothing was estimated on this day.")
     models = estimates[(estimates["domain"] == ALL) & (estimates["complexity"] == ALL)]
     models = models.sort_values("success", ascending=False)
     figure, axes = _figure(rows=len(models))

@@ -25,6 +25,7 @@ from cp_core.learning.gates.selection import COLUMNS, guardrails, selection_is_n
 from cp_core.learning.gates.verdict import REQUIRED, Verdict, missing
 from cp_core.learning.learned import Learned, LearnedError
 from cp_core.learning.policy import LearningPolicy
+from cp_core.scoring.config import Complexity
 from cp_resources.configuration import load_configuration
 
 SHIPPED = load_configuration(Path(__file__).parents[3] / "config")
@@ -219,6 +220,27 @@ class TestCaps:
         points = Learned(scoring={"priority_points.P0": 50.0})
         assert not change_caps(evidence(candidate=Candidate(points, ()))).has_passed
         assert change_caps(evidence(off=-0.3)).has_passed
+
+    def test_a_base_and_a_factor_together_move_no_further_than_a_number_may(self):
+        twice = TokenFactors(mean=2.0, median=2.0, low=2.0, high=2.0)
+        bases = {
+            f"estimate.mean_tokens.{level.value}.input": 2.0
+            * GROUND.scoring.estimate.mean_tokens[level].input
+            for level in Complexity
+        }
+        tokens = {MODELS[0]: {"backend": ModelTokens(input=twice, output=twice)}}
+        made = make_candidate(Found(tokens=tokens, scoring=bases), GROUND, 0.1)
+        now, then = GROUND.expectations(), GROUND.expectations(made.learned)
+        row = now.models.index(MODELS[0])
+        assert (then.input / now.input)[row].max() == pytest.approx(1.1, abs=1e-3)  # the bases take all of it
+        assert (then.output / now.output)[row].max() == pytest.approx(1.1, abs=1e-3)  # the factor alone
+        assert change_caps(evidence(candidate=made, policy=LearningPolicy(max_change=0.1))).has_passed
+        tenth = TokenFactors(mean=1.1, median=1.1, low=1.0, high=2.0)
+        both = Calibration.model_validate({"tokens": {MODELS[0]: {"backend": {"input": tenth.model_dump()}}}})
+        far = Learned(calibration=both, scoring=made.learned.scoring, written=made.learned.written)
+        assert not change_caps(
+            evidence(candidate=Candidate(far, ()), policy=LearningPolicy(max_change=0.11))
+        ).has_passed
 
     @settings(max_examples=25)
     @given(st.floats(0.001, 0.999), st.floats(0.05, 0.2))
