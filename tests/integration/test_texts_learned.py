@@ -292,8 +292,23 @@ class TestAssignment:
         )
         assert made.explanation["traits"] == pytest.approx(traits, rel=1e-6)
 
+    def test_no_decision_loads_a_trait_model_or_looks_at_a_text(self, database, eye, tmp_path, monkeypatch):
+        configuration = with_texts(eye, strategy=Strategy.MAXIMIZE_VALUE)
+        scored(database, configuration, tmp_path)
+
+        def refuse(*_: object) -> None:
+            raise AssertionError("a decision looked at a text")
+
+        monkeypatch.setattr(TraitModels, "load", refuse)
+        monkeypatch.setattr(TraitModel, "traits_of", refuse)
+        assert Planner(database, Ledger(database), configuration).decide("T1").explanation["traits"]
+        assert Assigner(database, Ledger(database), configuration).assign_day(DAY).decided == 3
+
 
 class TestArtifacts:
+    def test_a_process_loads_a_trait_model_once(self, database, eye):
+        assert TraitModels(database).load(eye) is TraitModels(database).load(eye)
+
     def test_equal_bytes_are_kept_once_under_their_hash(self, database):
         first, second = (Artifacts(database).put("test", b"abc") for _ in range(2))
         # of the test vectors of FIPS 180-4
