@@ -5,6 +5,8 @@ statement and one transaction; then, in another, it finishes executions and task
 notices and moves the balances last. It finds everything by primary key and trusts what it read: no lease is checked, no
 late or repeated answer noticed, nothing is voided, charged as an overrun, retried, scrubbed or judged, prompts are
 not read, and rows of accounts are locked instead of the ledger. Triggers and constraints of the tables hold for it.
+Its claim is plain: it locks the best of every model and takes the best of these. The platform's locks no more than it
+takes, so of the workers that claim at once it keeps fewer from each other.
 
 `drain_bare` only claims and completes: the state of the task, and neither execution nor ledger.
 """
