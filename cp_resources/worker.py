@@ -211,19 +211,30 @@ def drain(
     return summary
 
 
+_drains_lock = threading.Lock()
+_switch_intervals: list[float] = []
+"""What each drain under way in this process found when it began: the first one's is put back."""
+
+
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Let threads that talk to the database have their turn soon, and keep the garbage collector from looking through
-    all that was there before the drain again and again.
+    all that was there before the drain again and again. Of several drains in one process the first one does so, and the
+    last one puts both back.
     """
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_SECONDS)
-    gc.freeze()
+    with _drains_lock:
+        if not _switch_intervals:
+            gc.freeze()
+        _switch_intervals.append(sys.getswitchinterval())
+        sys.setswitchinterval(SWITCH_SECONDS)
     try:
         yield
     finally:
-        gc.unfreeze()
-        sys.setswitchinterval(before)
+        with _drains_lock:
+            before = _switch_intervals.pop()
+            if not _switch_intervals:
+                gc.unfreeze()
+                sys.setswitchinterval(before)
 
 
 @dataclass(eq=False)

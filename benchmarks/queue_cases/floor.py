@@ -5,8 +5,8 @@ statement and one transaction; then, in another, it finishes executions and task
 notices and moves the balances last. It finds everything by primary key and trusts what it read: no lease is checked, no
 late or repeated answer noticed, nothing is voided, charged as an overrun, retried, scrubbed or judged, prompts are
 not read, and rows of accounts are locked instead of the ledger. Triggers and constraints of the tables hold for it.
-Its claim is plain: it locks the best of every model and takes the best of these. The platform's locks no more than it
-takes, so of the workers that claim at once it keeps fewer from each other.
+Its claim locks no more than it takes, as the platform's does; where other workers hold the best of a model, it may take
+fewer than a batch, and the platform's looks for the rest.
 
 `drain_bare` only claims and completes: the state of the task, and neither execution nor ledger.
 """
@@ -25,18 +25,26 @@ from cp_resources.execution_queries import RANK
 
 prepare = platform.prepare
 
+_WAITING: LiteralString = f"""
+SELECT id, {RANK} AS rank FROM cp.tasks t
+WHERE state = 'assigned' AND submission_day = %(day)s AND model = free.model
+ORDER BY {RANK} DESC, id
+"""
+
 _PICK: LiteralString = f"""
-WITH picked AS MATERIALIZED (
-    SELECT id FROM (
-        SELECT locked.id, locked.rank
+WITH shares AS MATERIALIZED (
+    SELECT best.model, count(*) AS slots
+    FROM (
+        SELECT free.model
         FROM unnest(%(models)s::text[]) AS free (model)
-        CROSS JOIN LATERAL (
-            SELECT id, {RANK} AS rank FROM cp.tasks t
-            WHERE state = 'assigned' AND submission_day = %(day)s AND model = free.model
-            ORDER BY {RANK} DESC, id LIMIT %(batch)s FOR NO KEY UPDATE SKIP LOCKED
-        ) AS locked
-    ) AS candidate
-    ORDER BY rank DESC, id LIMIT %(batch)s
+        CROSS JOIN LATERAL ({_WAITING} LIMIT %(batch)s) AS waiting
+        ORDER BY waiting.rank DESC, waiting.id LIMIT %(batch)s
+    ) AS best
+    GROUP BY best.model
+),
+picked AS MATERIALIZED (
+    SELECT locked.id FROM shares AS free
+    CROSS JOIN LATERAL ({_WAITING} LIMIT free.slots FOR NO KEY UPDATE SKIP LOCKED) AS locked
 ),
 claimed AS (
     UPDATE cp.tasks t

@@ -390,6 +390,20 @@ def test_garbage_collector_and_threads_are_as_before_when_a_drain_is_over(
     assert within[-1][1] > before[1]
 
 
+def test_the_last_of_several_drains_in_a_process_leaves_threads_as_they_were(
+    database: Database, ledger: Ledger
+) -> None:
+    add_assigned(database, ledger, 40)
+    before = sys.getswitchinterval()
+
+    with StubProvider(good) as provider, ThreadPoolExecutor() as pool:
+        drains = [pool.submit(run, database, ledger, provider.url) for _ in range(3)]
+        assert sum(drain.result().attempts for drain in drains) == 40
+
+    assert sys.getswitchinterval() == before
+    assert gc.get_freeze_count() == 0
+
+
 def test_log_lines_carry_the_ids_and_neither_prompt_nor_answer(
     database: Database, ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
