@@ -10,6 +10,7 @@ from typing import Any, LiteralString, Self
 from urllib.parse import urlsplit
 
 import psycopg
+from psycopg import sql
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 import cp_resources.arrays  # noqa: F401  # a connection sends arrays only if that was registered before it was opened
@@ -18,6 +19,8 @@ from cp_resources.errors import UserError
 CONNECT_TIMEOUT_SECONDS = 10
 SILENT_SECONDS = 60.0
 """A transaction whose process says nothing for so long is ended by the server, and its locks are freed."""
+TRANSACTION_TIMEOUT_SINCE = 170_000
+"""Version of the first server that can limit a transaction as a whole."""
 
 logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())  # its retries end in one error of ours
 
@@ -56,6 +59,7 @@ class Database:
 
     def __init__(self, url: str, *, max_connections: int = 8, silent_seconds: float = SILENT_SECONDS) -> None:
         self.url = url
+        self._limit_whole = sql.SQL("SET LOCAL transaction_timeout = {}").format(round(silent_seconds * 1000))
         self._pool = ConnectionPool(
             url,
             min_size=0,
@@ -86,16 +90,21 @@ class Database:
         Args:
             wait_seconds: how long to wait for a connection at most, for a caller in a hurry.
             pipelined: send statements, the transaction's begin among them, when a result is first asked for: fewer
-                trips for who asks late. What a statement changed is not counted then, and nothing can be copied.
+                trips for who asks late. What a statement changed is not counted then, and nothing can be copied. The
+                server does not see such a transaction fall silent, so it limits it as a whole to `silent_seconds`; one
+                that cannot (before version 17) is sent statement by statement.
 
         Raises:
             DatabaseBusyError: none could be had within `wait_seconds`.
             DatabaseUnavailableError: no connection could be had within the timeout, or it was lost.
         """
         connection: Any = self._connection(wait_seconds)
-        connection.statements = 0
+        pipelined = pipelined and connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE
         try:
             with connection.pipeline() if pipelined else nullcontext(), connection.transaction():
+                if pipelined:
+                    connection.execute(self._limit_whole)
+                connection.statements = 0
                 yield connection
         except psycopg.Error as error:
             if connection.closed:

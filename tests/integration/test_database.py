@@ -8,15 +8,18 @@ import pytest
 from cp_resources.database import Database, DatabaseUnavailableError
 
 
-def test_a_transaction_that_falls_silent_frees_its_locks_and_is_lost(database_url: str) -> None:
+@pytest.mark.parametrize("pipelined", [False, True], ids=["statement by statement", "pipelined"])
+def test_a_transaction_that_falls_silent_frees_its_locks_and_is_lost(
+    database_url: str, pipelined: bool
+) -> None:
     silent = Database(database_url, silent_seconds=0.3)
 
     def fall_silent() -> None:
-        with silent.transaction() as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(1)")
+        with silent.transaction(pipelined=pipelined) as connection:
+            connection.execute("SELECT pg_advisory_xact_lock(1)").fetchall()
             with psycopg.connect(database_url) as other:
                 other.execute("SELECT pg_advisory_xact_lock(1)")  # waits until it is free
-            connection.execute("SELECT 1")
+            connection.execute("SELECT 1").fetchall()
 
     with pytest.raises(DatabaseUnavailableError, match="was lost"):
         fall_silent()
