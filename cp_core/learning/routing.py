@@ -82,12 +82,6 @@ def cost_at(costs: ArrayLike, accuracies: ArrayLike, accuracy: float) -> float |
     return float(cost[above - 1] + share * (cost[above] - cost[above - 1]))
 
 
-def accuracy_at(costs: ArrayLike, accuracies: ArrayLike, cost: float) -> float | None:
-    """The height of the non-decreasing hull at `cost`; None where that is less than its cheapest point."""
-    at, reached = non_decreasing_hull(costs, accuracies)
-    return None if cost < at[0] else float(np.interp(cost, at, reached))
-
-
 @dataclass(frozen=True)
 class PairMetrics:
     """RouteLLM's measures of a router between a strong and a weak model.

@@ -362,10 +362,6 @@ class ModelRegistry(_Declared):
             raise LookupError(f"unknown model {name!r}{_nearest(name, self.models)}")
         return self.models[name]
 
-    def provider_of(self, model: str) -> Provider:
-        """Who serves `model`."""
-        return self.providers[self.model(model).provider]
-
     def fundings(self, model: str) -> tuple[Funding, ...]:
         """What may pay for `model`, subscriptions before budgets, each in the file's order."""
         return self._fundings[self.model(model).name]

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cp_core.learning.routing import (
-    accuracy_at,
     area_under_hull,
     cost_at,
     non_decreasing_hull,
@@ -51,11 +50,6 @@ def test_cost_of_an_accuracy_lies_on_the_line_between_two_corners() -> None:
     assert cost_at([1, 3], [0.2, 0.8], 0.5) == pytest.approx(2.0)
     assert cost_at([1, 3], [0.2, 0.8], 0.1) == 1
     assert cost_at([1, 3], [0.2, 0.8], 0.81) is None
-
-
-def test_accuracy_of_a_cost_below_the_cheapest_point_does_not_exist() -> None:
-    assert accuracy_at([1, 3], [0.2, 0.8], 2.5) == pytest.approx(0.65)
-    assert accuracy_at([1, 3], [0.2, 0.8], 0.5) is None
 
 
 @given(POINTS)
